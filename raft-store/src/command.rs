@@ -1,0 +1,226 @@
+//! What may enter the log.
+//!
+//! One Raft entry is a [`CommandBatch`]. Commands carry everything apply needs, their time included: apply never
+//! reads a clock, a random number or the iteration order of a hash map, so every replica computes the same tables.
+//!
+//! Stored as a version byte and postcard. Variants are only ever added at the end.
+
+use bytes::Bytes;
+use cluster_proto::{
+    AppId, Incarnation, Message, NodeId, PushId, SessionId, TerminalId, TerminalNo, TerminalSet,
+    link::{Origin, Receipt, Subscription},
+};
+use serde::{Deserialize, Serialize};
+
+/// One Raft entry: many commands, applied in order, each answered by one [`crate::Applied`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CommandBatch {
+    /// When the leader closed the batch, milliseconds since the epoch; apply's only clock. A leader never
+    /// proposes a time before one it has applied.
+    pub at_ms: u64,
+    /// In order.
+    pub commands: Vec<Command>,
+}
+
+/// One command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// Set on what comes from an edge, so that it takes effect once (I13).
+    pub origin: Option<Origin>,
+    /// What to do.
+    pub body: CommandBody,
+}
+
+impl Command {
+    /// A command of the control group itself.
+    pub fn own(body: CommandBody) -> Self {
+        Self { origin: None, body }
+    }
+}
+
+/// What a command does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CommandBody {
+    /// Adds an app. Answers [`crate::Applied::App`]; repeating it answers the same.
+    CreateApp {
+        /// Its name.
+        name: String,
+    },
+    /// Adds a signing key; the newest signs.
+    InstallKey(SigningKey),
+    /// Registers terminals, or replaces tags of those that are. Answers [`crate::Applied::Registered`].
+    RegisterTerminals {
+        /// Of this app.
+        app: AppId,
+        /// Which.
+        terminals: Vec<NewTerminal>,
+    },
+    /// Voids credentials of one terminal, or of the whole app, issued up to a time.
+    Revoke {
+        /// The app.
+        app: AppId,
+        /// The terminal; absent: all.
+        terminal: Option<TerminalId>,
+        /// Seconds since the epoch.
+        issued_until: u64,
+    },
+    /// A new life of an edge linked. Sessions without expiry of its earlier lives end.
+    EdgeStarted {
+        /// The edge.
+        edge: NodeId,
+        /// Its new life.
+        incarnation: Incarnation,
+    },
+    /// An edge is lost or gone: its sessions without expiry end, the others are detached.
+    EdgeEnded {
+        /// The edge.
+        edge: NodeId,
+        /// The life that ended.
+        incarnation: Incarnation,
+    },
+    /// Creates, continues or replaces a session with expiry. Answers [`crate::Applied::Session`].
+    OpenSession(OpenSession),
+    /// The connection of a session ended: it expires `expiry_s` from now, at once for 0.
+    DetachSession {
+        /// Whose.
+        no: TerminalNo,
+        /// Only this one.
+        session: SessionId,
+        /// Seconds it outlives the connection.
+        expiry_s: u32,
+    },
+    /// Adds subscriptions. A client without a session gets one without expiry, one without a number is lent one.
+    /// Answers [`crate::Applied::Session`].
+    Subscribe {
+        /// Whose.
+        holder: Holder,
+        /// Replaces those with the same filter.
+        subscriptions: Vec<Subscription>,
+    },
+    /// Removes subscriptions. Pushes already owed stay owed. Answers [`crate::Applied::Session`].
+    Unsubscribe {
+        /// Whose.
+        holder: Holder,
+        /// Filters exactly as subscribed.
+        filters: Vec<String>,
+    },
+    /// Ends sessions whose expiry has passed; at most `limit` at a time.
+    ExpireSessions {
+        /// Bounds the work of one entry.
+        limit: u32,
+    },
+    /// Accepts a push: freezes its audience. Answers [`crate::Applied::Accepted`].
+    AcceptPush(AcceptPush),
+    /// Settles terminals as an edge (or, for QoS 0, the leader) witnessed.
+    RecordReceipts {
+        /// Unions of sets: repeating them changes nothing.
+        items: Vec<Receipt>,
+    },
+    /// The time to live of these pushes is over. Settles as expired whoever is pending and not in flight.
+    ExpirePushes {
+        /// Each with the terminals it is in flight to, which their edges are asked about.
+        pushes: Vec<(PushId, TerminalSet)>,
+    },
+    /// Recalls a push. Settles as cancelled whoever is pending and not in flight.
+    CancelPush {
+        /// The app it must belong to.
+        app: AppId,
+        /// Which.
+        push: PushId,
+        /// The terminals it is in flight to, which their edges are asked about.
+        in_flight: TerminalSet,
+    },
+    /// Removes pushes settled for longer than the retention time; at most `limit` at a time.
+    PurgePushes {
+        /// Settled before this, milliseconds since the epoch.
+        settled_before_ms: u64,
+        /// Bounds the work of one entry.
+        limit: u32,
+    },
+}
+
+/// A key that signs credentials. Replicated in the control group, never leaves it, never logged.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct SigningKey {
+    /// Goes into the header of every token.
+    pub kid: String,
+    /// PKCS#8 DER of the Ed25519 private key.
+    pub pkcs8: Bytes,
+    /// The public half.
+    pub ed25519: [u8; 32],
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// A terminal to register.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTerminal {
+    /// Its id.
+    pub id: TerminalId,
+    /// Replaces its tags, `(key, value)` sorted; absent: leaves them.
+    pub tags: Option<Vec<(String, String)>>,
+}
+
+/// CONNECT with session expiry, or a clean start over an existing session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenSession {
+    /// Whose.
+    pub holder: Holder,
+    /// End the existing session first.
+    pub clean_start: bool,
+    /// Seconds it outlives the connection; 0 only ends what was there.
+    pub expiry_s: u32,
+}
+
+/// The terminal and connection a session command is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// App.
+    pub app: AppId,
+    /// Terminal id.
+    pub terminal: TerminalId,
+    /// The edge it is connected to.
+    pub edge: NodeId,
+    /// That edge's life.
+    pub incarnation: Incarnation,
+    /// The connection, unique within the incarnation.
+    pub connection: u64,
+}
+
+/// A push to accept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AcceptPush {
+    /// What to deliver.
+    pub message: Message,
+    /// To whom.
+    pub audience: Audience,
+    /// Milliseconds it stays deliverable.
+    pub ttl_ms: u64,
+    /// Chosen by the caller: repeating the call answers the first result. With a digest of the request, so that
+    /// reuse for another request is refused.
+    pub idempotency: Option<IdempotencyKey>,
+}
+
+/// See [`AcceptPush::idempotency`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdempotencyKey {
+    /// At most 128 bytes.
+    pub key: String,
+    /// Of the whole request.
+    pub digest: u128,
+}
+
+/// Whom a push is for; resolved to a set of terminals by apply, and frozen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Audience {
+    /// These terminals; an unknown one refuses the push.
+    Terminals(Vec<TerminalId>),
+    /// Every registered terminal of the app.
+    All,
+    /// Every session with a replicated subscription that matches the topic.
+    Topic,
+}

@@ -1,0 +1,10 @@
+//! The log, the tables, apply and snapshots.
+
+pub mod applied;
+pub mod command;
+pub mod effect;
+pub mod transport;
+
+pub use applied::{Applied, Refusal};
+pub use command::{Command, CommandBatch, CommandBody};
+pub use effect::Effect;
