@@ -1,0 +1,1 @@
+//! Raft between control nodes, over QUIC.
