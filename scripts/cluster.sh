@@ -8,7 +8,6 @@
 # its other options are those of the first time. Several clusters live side by side in different directories.
 # The binary is $CARILLON, or else the one built last under the target directory.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
 
 host=127.0.0.1
 ports_per_node=10

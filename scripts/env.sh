@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced before cargo: `. scripts/env.sh`. Where builds go, and the RocksDB that is linked instead of compiled.
 # Works in bash and in plain sh. Prints nothing; sets nothing that is already set.
 

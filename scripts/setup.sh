@@ -32,8 +32,7 @@ install_packages() {
   command -v apt-get >/dev/null \
     || fail "these are missing and there is no apt-get here to install them: ${packages[*]} (names as in Debian 12)"
   if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null && sudo -n true 2>/dev/null \
-      || fail "these are missing: ${packages[*]}. Not root and no sudo without password: please run
+    sudo -n true 2>/dev/null || fail "these are missing: ${packages[*]}. Not root, and no sudo without password: please run
          apt-get install ${packages[*]}"
     as_root=(sudo -n)
   fi
