@@ -100,9 +100,11 @@ is_control() { [ "$1" -le "$control" ]; }
 # ---- certificates and config: written once -----------------------------------------------------------------------
 
 write_config() {
-  local id=$1 node=$dir/node-$1 roles='"edge"' seeds='' other
+  local id=$1 node=$dir/node-$1 roles='"edge"' seeds='' control_api='' other
   if is_control "$id"; then roles='"control", "edge"'; fi
-  for other in $(seq 1 "$control"); do seeds+="${seeds:+, }\"$(link "$other")\""; done
+  for other in $(seq 1 "$control"); do
+    seeds+="${seeds:+, }\"$(link "$other")\"" control_api+="${control_api:+, }\"$(api "$other")\""
+  done
   cat > "$node/carillon.toml" <<TOML
 [node]
 id = $id
@@ -111,6 +113,7 @@ data_dir = "$node/data"
 
 [cluster]
 seeds = [$seeds]
+control_api = [$control_api]
 
 [link]
 address = "$(link "$id")"
@@ -124,14 +127,14 @@ address = "$(http "$id")"
 [mqtt]
 address = "$(mqtt "$id")"
 tls_address = "$(mqtt_tls "$id")"
-tls_cert = "$node/certs/node.pem"
-tls_key = "$node/certs/node.key"
+tls_cert = "$dir/certs/node-$id.pem"
+tls_key = "$dir/certs/node-$id.key"
 anonymous = $anonymous
 
 [tls]
 ca = "$dir/certs/ca.pem"
-cert = "$node/certs/node.pem"
-key = "$node/certs/node.key"
+cert = "$dir/certs/node-$id.pem"
+key = "$dir/certs/node-$id.key"
 TOML
 }
 
@@ -139,7 +142,7 @@ write_node() {
   local id=$1 roles=edge
   if is_control "$id"; then roles=control,edge; fi
   mkdir -p "$dir/node-$id/data"
-  "$carillon" certs node --ca "$dir/certs" --id "$id" --roles "$roles" --out "$dir/node-$id/certs" >/dev/null
+  "$carillon" certs node --ca "$dir/certs" --id "$id" --roles "$roles" --out "$dir/certs" >/dev/null
   write_config "$id"
 }
 
