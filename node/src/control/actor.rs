@@ -11,13 +11,15 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use cluster_proto::{NodeId, link::Hello};
+use cluster_proto::{NodeId, limits::PROPOSAL_BATCH_LEN_MAX, link::{EdgeControl, Hello}};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use raft_store::{Applied, Command, ControlGroup, Effect, Leadership, ProposeError};
+use raft_store::{Applied, Command, CommandBody, ControlGroup, Effect, Leadership, ProposeError};
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
 };
+
+use crate::auth::Keyring;
 
 use super::{
     leader::{Action, Event, Leader, LinkId, Now, Question, Settings, TICK_MS, Token},
@@ -60,6 +62,8 @@ pub(crate) struct Actor {
     links: mpsc::Receiver<LinkEvent>,
     questions: mpsc::Receiver<Question>,
     leadership: watch::Receiver<Leadership>,
+    /// Verifies the API's callers; follows the tables on every member.
+    keyring: Keyring,
     leading: Option<Leading>,
     started: Instant,
 }
@@ -79,12 +83,23 @@ impl Actor {
         group: ControlGroup,
         effects: mpsc::Receiver<Effect>,
         settings: Settings,
+        keyring: Keyring,
     ) -> (Self, ActorHandle) {
         let (links_tx, links) = mpsc::channel(EVENTS_MAX);
         let (questions_tx, questions) = mpsc::channel(QUESTIONS_MAX);
         let leadership = group.leadership();
-        let started = Instant::now();
-        let actor = Self { me, group, settings, effects, links, questions, leadership, leading: None, started };
+        let actor = Self {
+            me,
+            group,
+            settings,
+            effects,
+            links,
+            questions,
+            leadership,
+            keyring,
+            leading: None,
+            started: Instant::now(),
+        };
         (actor, ActorHandle { links: links_tx, questions: questions_tx })
     }
 
@@ -95,6 +110,7 @@ impl Actor {
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         confirm.set_missed_tick_behavior(MissedTickBehavior::Skip);
         self.follow_leadership();
+        self.follow_keys();
         let mut events = Vec::with_capacity(EVENTS_PER_TURN);
         loop {
             tokio::select! {
@@ -117,6 +133,8 @@ impl Actor {
                     }
                 }
                 _ = tick.tick() => {
+                    // A snapshot may have brought keys without a hint.
+                    self.follow_keys();
                     self.handle(Event::Rescan);
                     self.handle(Event::Tick);
                 }
@@ -159,7 +177,7 @@ impl Actor {
                 // Dropping the sender closes the connection; the edge tries elsewhere.
                 let Some(leading) = &mut self.leading else { return };
                 leading.links.insert(link, sender);
-                self.handle(Event::Control(link, cluster_proto::link::EdgeControl::Hello(hello)));
+                self.handle(Event::Control(link, EdgeControl::Hello(hello)));
             }
         }
     }
@@ -169,7 +187,10 @@ impl Actor {
             Effect::Accepted(push) => Event::Accepted(push),
             Effect::Cancelled(push) => Event::Cancelled(push),
             Effect::Revoked { app, terminal, issued_until } => Event::Revoked { app, terminal, issued_until },
-            Effect::KeysChanged => Event::KeysChanged,
+            Effect::KeysChanged => {
+                self.follow_keys();
+                Event::KeysChanged
+            }
             // Edges learn new apps with their next Welcome; credentials carry the app's number.
             Effect::AppsChanged => return,
         };
@@ -179,6 +200,9 @@ impl Actor {
     fn handle(&mut self, event: Event) {
         let now = self.now();
         if let Some(leading) = &mut self.leading {
+            if matches!(event, Event::Tick) {
+                leading.leader.set_disk_full(self.group.disk_full());
+            }
             if let Event::LinkClosed(link) = event {
                 leading.links.remove(&link);
             }
@@ -190,6 +214,10 @@ impl Actor {
         for (token, result) in answers {
             self.handle(Event::Applied(token, result));
         }
+    }
+
+    fn follow_keys(&self) {
+        self.keyring.replace(self.group.tables().public_keys());
     }
 
     /// A quorum confirms that this node led at this time.
@@ -205,32 +233,65 @@ impl Actor {
     /// Carries out what the leader decided, in order; proposals are entered before anything else happens.
     fn carry_out(&mut self) {
         let Some(leading) = &mut self.leading else { return };
-        let mut tokens = Vec::new();
-        let mut commands = Vec::new();
+        let mut batch = Batch::default();
         for action in leading.leader.take_actions() {
-            if let Action::Propose(token, command) = action {
-                tokens.push(token);
-                commands.push(command);
-            } else {
+            let Action::Propose(token, command) = action else {
                 leading.send(action);
+                continue;
+            };
+            if batch.is_full() {
+                leading.propose(&self.group, std::mem::take(&mut batch));
             }
+            batch.add(token, command);
         }
-        if !commands.is_empty() {
-            leading.propose(&self.group, tokens, commands);
-        }
+        leading.propose(&self.group, batch);
+    }
+}
+
+/// Commands for one call of the proposer, which takes a bounded number of bytes.
+#[derive(Default)]
+struct Batch {
+    tokens: Vec<Token>,
+    commands: Vec<Command>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn add(&mut self, token: Token, command: Command) {
+        self.bytes += size(&command);
+        self.tokens.push(token);
+        self.commands.push(command);
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= PROPOSAL_BATCH_LEN_MAX
+    }
+}
+
+/// About how long a command is: what carries payloads or sets is counted, the rest is small.
+fn size(command: &Command) -> usize {
+    match &command.body {
+        CommandBody::AcceptPush(accept) => accept.message.size(),
+        CommandBody::RecordReceipts { items } => items.iter().map(|item| item.terminals.0.serialized_size()).sum(),
+        CommandBody::ExpirePushes { pushes } => pushes.iter().map(|(_, set)| set.0.serialized_size()).sum(),
+        _ => 256,
     }
 }
 
 impl Leading {
     /// Enters the commands into the proposer's queue now, so that the order of calls is the order in the log.
-    fn propose(&mut self, group: &ControlGroup, tokens: Vec<Token>, commands: Vec<Command>) {
+    fn propose(&mut self, group: &ControlGroup, batch: Batch) {
+        if batch.commands.is_empty() {
+            return;
+        }
         let group = group.clone();
         let mut answers = Box::pin(async move {
-            match group.propose_each(commands).await {
-                Ok(results) => tokens.into_iter().zip(results).collect(),
-                Err(error) => tokens.into_iter().map(|token| (token, Err(error.clone()))).collect::<Answers>(),
+            match group.propose_all(batch.commands).await {
+                Ok(results) => batch.tokens.into_iter().zip(results.into_iter().map(Ok)).collect(),
+                Err(error) => batch.tokens.into_iter().map(|token| (token, Err(error.clone()))).collect::<Answers>(),
             }
         });
+        // The first poll queues it.
         match answers.as_mut().now_or_never() {
             Some(done) => self.proposals.push(Box::pin(async move { done })),
             None => self.proposals.push(answers),

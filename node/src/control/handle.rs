@@ -5,15 +5,17 @@ use cluster_proto::{
     link::{NodeAddresses, UnbindReason},
 };
 use raft_store::{Applied, Command, CommandBody, ControlGroup, ProposeError};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use super::{actor::ActorHandle, leader::Question};
+use super::{actor::ActorHandle, backend, leader::Question};
+use crate::api;
 
 /// Cheap to clone. The questions below are answered by the leader only; elsewhere they find nobody.
 #[derive(Clone, Debug)]
 pub struct ControlHandle {
     group: ControlGroup,
     actor: ActorHandle,
+    leadership: watch::Receiver<api::backend::Leadership>,
 }
 
 /// An edge as the leader sees it.
@@ -33,7 +35,12 @@ pub struct EdgeInfo {
 
 impl ControlHandle {
     pub(crate) fn new(group: ControlGroup, actor: ActorHandle) -> Self {
-        Self { group, actor }
+        let leadership = backend::follow_leadership(&group);
+        Self { group, actor, leadership }
+    }
+
+    pub(super) fn api_leadership(&self) -> watch::Receiver<api::backend::Leadership> {
+        self.leadership.clone()
     }
 
     /// The replicated group.
@@ -46,24 +53,24 @@ impl ControlHandle {
     }
 
     /// Where a terminal is connected.
-    pub async fn presence(&self, app: AppId, terminal: &TerminalId) -> Option<NodeId> {
+    pub async fn where_is(&self, app: AppId, terminal: &TerminalId) -> Option<NodeId> {
         self.ask(|reply| Question::Presence(app, terminal.clone(), reply)).await.flatten()
     }
 
     /// Ends a terminal's connection; says whether it was online.
-    pub async fn kick(&self, app: AppId, terminal: &TerminalId, reason: UnbindReason) -> bool {
+    pub async fn disconnect(&self, app: AppId, terminal: &TerminalId, reason: UnbindReason) -> bool {
         self.ask(|reply| Question::Kick(app, terminal.clone(), reason, reply)).await.unwrap_or(false)
     }
 
     /// Recalls a push: settles at once whoever does not hold it; the others' edges are asked.
-    pub async fn cancel(&self, app: AppId, push: PushId) -> Result<Applied, ProposeError> {
+    pub async fn cancel_push(&self, app: AppId, push: PushId) -> Result<Applied, ProposeError> {
         let in_flight: Option<TerminalSet> = self.ask(|reply| Question::InFlight(push, reply)).await;
         let Some(in_flight) = in_flight else { return Err(ProposeError::NotLeader { leader: None }) };
         self.group.propose(Command::own(CommandBody::CancelPush { app, push, in_flight })).await
     }
 
     /// All edges that are not declared ended.
-    pub async fn edges(&self) -> Vec<EdgeInfo> {
+    pub async fn edge_infos(&self) -> Vec<EdgeInfo> {
         self.ask(Question::Edges).await.unwrap_or_default()
     }
 

@@ -108,6 +108,11 @@ impl Leader {
     pub(super) fn handle_publish(&mut self, link: LinkId, publish: Publish) {
         let Publish { seq, message, ttl_ms, .. } = publish;
         let Some(origin) = self.origin(link, Lane::Publish, seq) else { return };
+        if self.disk_full {
+            // Refused, and its number is used up, so that the lane has no gap.
+            let body = CommandBody::RecordReceipts { items: Vec::new() };
+            return self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq });
+        }
         let ttl_ms = ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms);
         let accept = AcceptPush { message, audience: Audience::Topic, ttl_ms, idempotency: None };
         let command = Command { origin: Some(origin), body: CommandBody::AcceptPush(accept) };
@@ -119,18 +124,10 @@ impl Leader {
             Ok(Applied::Accepted { audience: 0, .. }) => Ok(PublishOutcome::NoSubscribers),
             Ok(Applied::Accepted { .. } | Applied::Duplicate) => Ok(PublishOutcome::Accepted),
             Ok(Applied::Refused(_)) => Err(RefuseReason::NotAuthorized),
-            Err(ProposeError::DiskFull) => return self.skip_refused(link, seq),
             Ok(Applied::Done) => Err(RefuseReason::Quota),
             Ok(_) | Err(_) => return self.actions.push(Action::Close(link)),
         };
         self.actions.push(Action::Published(link, Published { seq, result }));
-    }
-
-    /// The disk is nearly full: the publish is refused, and its number is used up so that the lane has no gap.
-    fn skip_refused(&mut self, link: LinkId, seq: u64) {
-        let Some(origin) = self.origin(link, Lane::Publish, seq) else { return };
-        let body = CommandBody::RecordReceipts { items: Vec::new() };
-        self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq });
     }
 
     pub(super) fn handle_receipts(&mut self, link: LinkId, receipts: Receipts) {

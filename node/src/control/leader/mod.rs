@@ -19,6 +19,8 @@ mod dispatch;
 mod edges;
 mod lanes;
 mod settle;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -220,6 +222,8 @@ pub struct Leader {
     /// Chores under way, or not due before the time given.
     chores: BTreeMap<Chore, u64>,
     actions: Vec<Action>,
+    /// New pushes are refused before the log blocks.
+    disk_full: bool,
 }
 
 /// What the config says of the leader's work.
@@ -256,6 +260,7 @@ impl Leader {
             waiting: BTreeMap::new(),
             chores: BTreeMap::new(),
             actions: Vec::new(),
+            disk_full: false,
             tables,
         };
         leader.expect_known_edges(now);
@@ -283,6 +288,11 @@ impl Leader {
             Event::Ask(question) => self.answer(question),
             Event::Tick => self.tick(now),
         }
+    }
+
+    /// The disk is nearly full, or no longer: asked for with every tick.
+    pub fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
     }
 
     /// What is to be done, in order. Call after every event.
