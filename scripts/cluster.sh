@@ -175,6 +175,7 @@ start_node() {
   # A session of its own, so that Ctrl-C in the caller's terminal does not reach it; the port lock stays here.
   setsid "$carillon" node --config "$node/carillon.toml" >>"$node/log" 2>&1 </dev/null 9>&- &
   pids[$id]=$!
+  disown   # or the shell reports it when it is killed
 }
 
 # wait_for LIMIT ID PATH: until the node's HTTP side answers 200 there.
