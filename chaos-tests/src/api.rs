@@ -207,7 +207,6 @@ fn is_refusal(code: Code) -> bool {
             | Code::PermissionDenied
             | Code::NotFound
             | Code::AlreadyExists
-            | Code::ResourceExhausted
             | Code::Unimplemented
     )
 }

@@ -4,9 +4,10 @@
 
 use std::{env, fs, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use chaos_tests::{failover, scenario};
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Faults against real carillon processes. The binary is CARILLON, or the one built beside this program.
 #[derive(Debug, Parser)]
@@ -46,9 +47,16 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Run { seed, minutes, terminals, dir } => run(seed, minutes, terminals, dir).await,
-        Command::Failover { trials, dir } => measure_failover(trials, dir).await,
+    let work = async {
+        match Arguments::parse().command {
+            Command::Run { seed, minutes, terminals, dir } => run(seed, minutes, terminals, dir).await,
+            Command::Failover { trials, dir } => measure_failover(trials, dir).await,
+        }
+    };
+    // Dropping the work kills the nodes, paused ones too, which would otherwise stay for ever.
+    let result = tokio::select! {
+        result = work => result,
+        () = interrupted() => Err(anyhow!("interrupted")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,6 +64,14 @@ async fn main() -> ExitCode {
             println!("FAILED: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }
 

@@ -201,18 +201,19 @@ impl Run {
     async fn probe(&self) -> Result<u128> {
         let connected = self.world.online();
         let started = Instant::now();
+        let from = self.world.evidence().receptions.len();
         let key = push_to(&self.api, &self.world, connected.clone()).await?;
         let accepted_at_ms = now_ms();
-        while started.elapsed() < PROBE_LIMIT && !self.everyone_has(key, &connected) {
+        while started.elapsed() < PROBE_LIMIT && !self.everyone_has(key, from, &connected) {
             sleep(POLL).await;
         }
         self.world.evidence().probes.push(Probe { key, accepted_at_ms, connected });
         Ok(started.elapsed().as_millis())
     }
 
-    fn everyone_has(&self, key: Key, terminals: &BTreeSet<Terminal>) -> bool {
+    fn everyone_has(&self, key: Key, from: usize, terminals: &BTreeSet<Terminal>) -> bool {
         let evidence = self.world.evidence();
-        let newest = evidence.receptions.iter().rev().take(20 * terminals.len());
+        let newest = evidence.receptions[from..].iter();
         let have: BTreeSet<_> =
             newest.filter(|reception| reception.key == key).map(|reception| reception.terminal).collect();
         terminals.is_subset(&have)

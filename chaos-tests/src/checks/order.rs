@@ -1,7 +1,8 @@
 //! **Invariant (I12).** Per terminal, pushes are received for the first time in the order of their push ids; and what
 //! one terminal publishes, in the order it published.
 //!
-//! Boundary: repetitions say nothing about order.
+//! Boundary: repetitions say nothing about order; nor does a PUBLISH without PUBACK, which may have waited in a paused
+//! edge while the terminal published the next one elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +39,7 @@ pub(super) fn violations(evidence: &Evidence) -> Vec<Violation> {
 fn place(evidence: &Evidence, key: Key) -> Option<(Lane, u64)> {
     let push = evidence.pushes.get(&key)?;
     match push.origin {
+        Origin::Publish(_) if !push.accepted => None,
         Origin::Publish(by) => Some((Lane::Publisher(by), key.0)),
         _ => Some((Lane::Log, *push.ids.first()?)),
     }

@@ -70,10 +70,10 @@ impl Connection {
     /// The next thing that happens; an error ends the connection. The first is CONNACK.
     pub(super) async fn next(&mut self) -> Result<Incoming> {
         match self {
-            Self::V4(_, events) => Ok(match events.poll().await? {
+            Self::V4(_, events) => match events.poll().await? {
                 rumqttc::Event::Incoming(packet) => incoming_v4(packet),
-                rumqttc::Event::Outgoing(_) => Incoming::Other,
-            }),
+                rumqttc::Event::Outgoing(_) => Ok(Incoming::Other),
+            },
             Self::V5(_, events) => match events.poll().await? {
                 v5::Event::Incoming(packet) => incoming_v5(packet),
                 v5::Event::Outgoing(_) => Ok(Incoming::Other),
@@ -117,23 +117,27 @@ impl Connection {
     }
 }
 
-fn incoming_v4(packet: Packet) -> Incoming {
-    match packet {
+fn incoming_v4(packet: Packet) -> Result<Incoming> {
+    let granted = rumqttc::SubscribeReasonCode::Success(QoS::AtLeastOnce);
+    Ok(match packet {
         Packet::ConnAck(ack) => Incoming::Connected { session_present: ack.session_present },
-        Packet::SubAck(_) => Incoming::Subscribed,
+        Packet::SubAck(ack) if ack.return_codes.iter().all(|code| *code == granted) => Incoming::Subscribed,
         Packet::PubAck(_) => Incoming::Published,
         Packet::Publish(publish) => {
             Incoming::Message { payload: publish.payload.to_vec(), receipt: Box::new(Receipt::V4(publish)) }
         }
+        Packet::SubAck(ack) => return Err(anyhow!("SUBSCRIBE refused: {:?}", ack.return_codes)),
         _ => Incoming::Other,
-    }
+    })
 }
 
 fn incoming_v5(packet: v5::mqttbytes::v5::Packet) -> Result<Incoming> {
-    use v5::mqttbytes::v5::{Packet, PubAckReason};
+    use v5::mqttbytes::v5::{Packet, PubAckReason, SubscribeReasonCode};
+    let granted = SubscribeReasonCode::Success(v5::mqttbytes::QoS::AtLeastOnce);
     Ok(match packet {
         Packet::ConnAck(ack) => Incoming::Connected { session_present: ack.session_present },
-        Packet::SubAck(_) => Incoming::Subscribed,
+        Packet::SubAck(ack) if ack.return_codes.iter().all(|code| *code == granted) => Incoming::Subscribed,
+        Packet::SubAck(ack) => return Err(anyhow!("SUBSCRIBE refused: {:?}", ack.return_codes)),
         Packet::PubAck(ack)
             if matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) =>
         {
