@@ -95,6 +95,7 @@ link() { echo "$host:$(port "$1" 3)"; }
 mqtt_tls() { echo "$host:$(port "$1" 4)"; }
 
 all_nodes() { seq 1 $((control + edges)); }
+api_list() { local id list=''; for id in $(all_nodes); do list+="${list:+,}$(api "$id")"; done; echo "$list"; }
 is_control() { [ "$1" -le "$control" ]; }
 
 # ---- certificates and config: written once -----------------------------------------------------------------------
@@ -127,14 +128,14 @@ address = "$(http "$id")"
 [mqtt]
 address = "$(mqtt "$id")"
 tls_address = "$(mqtt_tls "$id")"
-tls_cert = "$dir/certs/node-$id.pem"
-tls_key = "$dir/certs/node-$id.key"
+tls_cert = "$node/certs/node.pem"
+tls_key = "$node/certs/node.key"
 anonymous = $anonymous
 
 [tls]
 ca = "$dir/certs/ca.pem"
-cert = "$dir/certs/node-$id.pem"
-key = "$dir/certs/node-$id.key"
+cert = "$node/certs/node.pem"
+key = "$node/certs/node.key"
 TOML
 }
 
@@ -142,7 +143,7 @@ write_node() {
   local id=$1 roles=edge
   if is_control "$id"; then roles=control,edge; fi
   mkdir -p "$dir/node-$id/data"
-  "$carillon" certs node --ca "$dir/certs" --id "$id" --roles "$roles" --out "$dir/certs" >/dev/null
+  "$carillon" certs node --ca "$dir/certs" --id "$id" --roles "$roles" --out "$dir/node-$id/certs" >/dev/null
   write_config "$id"
 }
 
@@ -260,7 +261,7 @@ describe() {
   cat <<TEXT
 
 To try it:
-  export CARILLON_API=$(api 1) CARILLON_CA=$dir/certs/ca.pem CARILLON_TOKEN=\$(cat $dir/admin.token)
+  export CARILLON_API=$(api_list) CARILLON_CA=$dir/certs/ca.pem CARILLON_TOKEN=@$dir/admin.token
   export PATH=$(dirname "$carillon"):\$PATH
   carillon cluster status
   carillon terminal credential tv-1                      # what the terminal logs in with

@@ -31,6 +31,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(90);
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
 /// The DNS name in every node's certificate.
 const TLS_NAME: &str = "carillon";
+/// Asks a node for its own view instead of the leader's.
+const LOCAL_HEADER: &str = "carillon-local";
 
 /// A client of all nodes.
 #[derive(Debug)]
@@ -155,8 +157,7 @@ impl Api {
     pub async fn digests(&self) -> Vec<Digest> {
         let mut digests = Vec::new();
         for (id, channel) in &self.nodes {
-            let Ok(status) = cluster_status(channel.clone(), self.request(ClusterStatusRequest {})).await
-            else {
+            let Ok(status) = cluster_status(channel.clone(), self.local()).await else {
                 continue;
             };
             let own =
@@ -170,6 +171,13 @@ impl Api {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", self.token.clone());
+        request
+    }
+
+    /// A status as the very node that is asked sees it.
+    fn local(&self) -> Request<ClusterStatusRequest> {
+        let mut request = self.request(ClusterStatusRequest {});
+        request.metadata_mut().insert(LOCAL_HEADER, MetadataValue::from_static("1"));
         request
     }
 

@@ -136,7 +136,7 @@ async fn write_files(binary: &Path, dir: &Path, control: u64, edges: u64) -> Res
             binary,
             "node",
             &["--ca", &certs.to_string_lossy(), "--id", &id, "--roles", roles],
-            &certs,
+            &node.certs(),
         )
         .await?;
         node.write_config(&certs, &seeds, &control_api)?;

@@ -56,7 +56,12 @@ impl Node {
         self.dir.join("log")
     }
 
-    /// Writes its config; `certs` holds the authority and this node's certificate, `seeds` are link addresses and
+    /// Where its certificate and key lie, as `carillon certs node --out` leaves them.
+    pub fn certs(&self) -> PathBuf {
+        self.dir.join("certs")
+    }
+
+    /// Writes its config; `certs` holds the authority, `seeds` are link addresses and
     /// `control_api` the gRPC addresses of control nodes.
     pub fn write_config(&self, certs: &Path, seeds: &[String], control_api: &[String]) -> Result<()> {
         let (id, Ports { mqtt, api, http, link }) = (self.id, self.ports);
@@ -86,8 +91,8 @@ address = "127.0.0.1:{mqtt}"
 
 [tls]
 ca = "{certs}/ca.pem"
-cert = "{certs}/node-{id}.pem"
-key = "{certs}/node-{id}.key"
+cert = "{dir}/certs/node.pem"
+key = "{dir}/certs/node.key"
 "#
         );
         fs::write(self.dir.join("carillon.toml"), text).context("write a node's config")
