@@ -2,6 +2,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use cluster_proto::{NodeId, link::StreamHeader};
 use tempfile::TempDir;
+use tokio::{net::UdpSocket, sync::watch};
 
 use super::{
     certs::{self, Certificates},
@@ -35,11 +36,8 @@ pub(crate) fn address(endpoint: &Endpoint) -> String {
 }
 
 fn bind(certificates: &Certificates) -> Endpoint {
-    bind_at((Ipv4Addr::LOCALHOST, 0).into(), certificates)
-}
-
-fn bind_at(address: SocketAddr, certificates: &Certificates) -> Endpoint {
-    Endpoint::bind(address, certificates, &[Alpn::Raft, Alpn::Link]).expect("bind")
+    let any = (Ipv4Addr::LOCALHOST, 0).into();
+    Endpoint::bind(any, certificates, &[Alpn::Raft, Alpn::Link]).expect("bind")
 }
 
 /// Two control nodes and the connection between them, at both ends.
@@ -172,30 +170,54 @@ async fn a_stream_that_ends_inside_a_frame_is_an_error() {
 async fn a_restarted_node_is_noticed_by_its_peers_before_the_idle_time_is_over() {
     let authority = Authority::new();
     let certificates = authority.certificates(1, Roles::CONTROL);
-    // The first life runs on a runtime of its own, so that it can die without a word.
-    let first_life =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
-    let server = {
-        let _entered = first_life.enter();
-        bind(&certificates)
-    };
-    let at = server.local_addr().expect("address");
+    let (first_life, second_life) = (bind(&certificates), bind(&certificates));
+    let (reached, mut relay) = Relay::to(first_life.local_addr().expect("address")).await;
+    let at = relay.address.to_string();
+    let _running = tokio::spawn(async move { relay.run().await });
     let client = authority.endpoint(2, Roles::BOTH);
-    let dialled = client.connect(&at.to_string(), Alpn::Link).await.expect("connect");
-    drop(server);
-    first_life.shutdown_background();
-    let _second_life = rebind(at, &certificates).await;
+    let dialled = client.connect(&at, Alpn::Link).await.expect("connect");
+    // A crash: the same certificate answers at the same address, and knows nothing of the connection.
+    reached.send(second_life.local_addr().expect("address")).expect("relay");
     let (mut send, _recv) = dialled.quic.open_bi().await.expect("open");
     send.write_all(b"anybody there?").await.expect("write");
     assert_eq!(dialled.quic.closed().await, quinn::ConnectionError::Reset);
 }
 
-/// The first life's socket closes as soon as its runtime is gone, which is not now.
-async fn rebind(at: SocketAddr, certificates: &Certificates) -> Endpoint {
-    loop {
-        match Endpoint::bind(at, certificates, &[Alpn::Raft, Alpn::Link]) {
-            Ok(endpoint) => return endpoint,
-            Err(_) => tokio::task::yield_now().await,
+/// An address behind which the server can be exchanged.
+struct Relay {
+    address: SocketAddr,
+    front: UdpSocket,
+    back: UdpSocket,
+    server: watch::Receiver<SocketAddr>,
+}
+
+impl Relay {
+    async fn to(server: SocketAddr) -> (watch::Sender<SocketAddr>, Self) {
+        let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("front");
+        let back = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("back");
+        let address = front.local_addr().expect("address");
+        let (reached, server) = watch::channel(server);
+        (reached, Self { address, front, back, server })
+    }
+
+    async fn run(&mut self) {
+        let (mut to_server, mut to_client) = (vec![0; 65_536], vec![0; 65_536]);
+        let mut client = self.address;
+        loop {
+            tokio::select! {
+                received = self.front.recv_from(&mut to_server) => {
+                    let (len, from) = received.expect("front");
+                    client = from;
+                    let server = *self.server.borrow();
+                    self.back.send_to(&to_server[..len], server).await.expect("to server");
+                }
+                received = self.back.recv_from(&mut to_client) => {
+                    let (len, from) = received.expect("back");
+                    if from == *self.server.borrow() {
+                        self.front.send_to(&to_client[..len], client).await.expect("to client");
+                    }
+                }
+            }
         }
     }
 }
