@@ -54,12 +54,6 @@ impl BlockCache {
         self.evict();
     }
 
-    pub(super) fn clear(&mut self) {
-        self.blocks.clear();
-        self.order.clear();
-        self.len = 0;
-    }
-
     fn evict(&mut self) {
         while self.len > self.len_max
             && let Some((_, id)) = self.order.pop_first()

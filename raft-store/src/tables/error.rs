@@ -46,23 +46,11 @@ pub enum StoreError {
         /// Its key, in hex.
         key: String,
     },
-    /// Files around the database.
-    #[error("{path}: {error}")]
-    Io {
-        /// Where.
-        path: String,
-        /// Why.
-        error: String,
-    },
 }
 
 impl StoreError {
     pub(crate) fn damaged(what: &'static str, key: &[u8]) -> Self {
         Self::Damaged { what, key: key.iter().map(|byte| format!("{byte:02x}")).collect() }
-    }
-
-    pub(crate) fn io(path: &std::path::Path, error: &io::Error) -> Self {
-        Self::Io { path: path.display().to_string(), error: error.to_string() }
     }
 }
 

@@ -391,6 +391,12 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Key {
     end
 }
 
+/// The key right after `key`.
+pub(crate) fn after(mut key: Key) -> Key {
+    key.push(0);
+    key
+}
+
 /// The last eight bytes: the push of every key that ends with one.
 pub(crate) fn push_of(key: &[u8]) -> Option<PushId> {
     key.last_chunk().map(|bytes| PushId(u64::from_be_bytes(*bytes)))

@@ -46,10 +46,6 @@ impl Memory {
     pub(super) fn change_owed(&mut self, no: TerminalNo, by: i32) {
         if let Some(count) = self.owed.get_mut(&no) {
             *count = count.saturating_add_signed(by);
-            if *count == 0 {
-                // Most terminals are owed nothing most of the time; counting nothing again is cheap.
-                self.owed.remove(&no);
-            }
         }
     }
 }

@@ -15,13 +15,23 @@
 
 mod apply;
 mod blocks;
+mod broad;
 mod cache;
 mod db;
+mod digest;
 mod error;
 mod keys;
 mod memory;
 mod merge;
+mod numbers;
+mod owed;
+mod push;
+mod query;
 mod records;
+mod resolve;
+mod sessions;
+mod small;
+mod subscriptions;
 mod txn;
 mod value;
 mod wildcards;

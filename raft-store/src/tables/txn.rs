@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use cluster_proto::{PushId, State, TerminalNo};
+use cluster_proto::{PushId, State};
 use roaring::RoaringBitmap;
 use rocksdb::WriteBatch;
 use xxhash_rust::xxh3::Xxh3;
@@ -318,9 +318,4 @@ impl Read for Txn<'_> {
         self.blocks.borrow_mut().insert((push, block), sets.clone());
         Ok(sets)
     }
-}
-
-/// Numbers of terminals as sets hold them.
-pub(crate) fn one(no: TerminalNo) -> RoaringBitmap {
-    RoaringBitmap::from_iter([no.0])
 }
