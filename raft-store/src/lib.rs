@@ -3,6 +3,7 @@
 pub mod applied;
 pub mod command;
 pub mod effect;
+pub mod tables;
 pub mod transport;
 
 pub use applied::{Applied, Refusal};
