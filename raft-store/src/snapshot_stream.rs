@@ -213,7 +213,7 @@ async fn read_frame<T: DeserializeOwned>(reader: &mut (impl AsyncRead + Unpin)) 
 }
 
 async fn stalled<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(STALL_MAX, step).await.map_err(|_| stall())?.map(|done| done)
+    timeout(STALL_MAX, step).await.map_err(|_| stall())?
 }
 
 fn stall() -> io::Error {
