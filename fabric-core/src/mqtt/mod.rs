@@ -1,0 +1,1 @@
+//! MQTT: packets as our own types, and the session machine of one terminal.
