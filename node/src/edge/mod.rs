@@ -1,0 +1,3 @@
+//! The push edge: MQTT towards terminals, the link towards the leader.
+
+pub mod codec;
