@@ -347,12 +347,17 @@ impl Config {
         let or = |advertised: &Option<String>, listener: SocketAddr| {
             advertised.clone().unwrap_or_else(|| reachable(listener).to_string())
         };
-        let mqtt = self.mqtt.tls_address.or(self.mqtt.address).filter(|_| self.node.roles.edge);
+        let mqtt = self.mqtt_listener();
         NodeAddresses {
             link: or(&self.cluster.advertise_link, self.link.address),
             api: or(&self.cluster.advertise_api, self.api.address),
             mqtt: mqtt.map(|address| or(&self.cluster.advertise_mqtt, address)).unwrap_or_default(),
         }
+    }
+
+    /// The listener that terminals are told of: the plain one where there is one.
+    fn mqtt_listener(&self) -> Option<SocketAddr> {
+        self.mqtt.address.or(self.mqtt.tls_address).filter(|_| self.node.roles.edge)
     }
 
     fn from_settings(found: &[file::Found]) -> Result<Self, ConfigError> {

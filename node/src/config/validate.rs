@@ -126,9 +126,7 @@ impl Check {
         self.that(cluster.advertise_api.is_some() || !unspecified(config.api.address), || {
             needed("api", "api.address", config.api.address)
         });
-        let Some(mqtt) = config.mqtt.tls_address.or(config.mqtt.address).filter(|_| config.node.roles.edge) else {
-            return;
-        };
+        let Some(mqtt) = config.mqtt_listener() else { return };
         self.that(cluster.advertise_mqtt.is_some() || !unspecified(mqtt), || needed("mqtt", "mqtt.address", mqtt));
     }
 
