@@ -3,10 +3,7 @@
 use std::future::Future;
 
 use cluster_proto::{AppId, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses};
-use raft_store::{
-    Applied, CommandBody,
-    command::SigningKey,
-};
+use raft_store::{Applied, CommandBody, command::SigningKey};
 use tokio::sync::watch;
 
 /// Who leads, as this member knows.
@@ -161,7 +158,8 @@ pub trait Control: Clone + Send + Sync + 'static {
     /// Takes a member out.
     fn remove(&self, id: NodeId) -> impl Future<Output = Result<(), MembershipError>> + Send;
     /// Hands leadership over, to this one or to any.
-    fn transfer_leader(&self, to: Option<NodeId>) -> impl Future<Output = Result<(), MembershipError>> + Send;
+    fn transfer_leader(&self, to: Option<NodeId>)
+    -> impl Future<Output = Result<(), MembershipError>> + Send;
 
     /// How far the tables are.
     fn position(&self) -> Position;

@@ -28,7 +28,10 @@ const ADMIN_TOKEN_TTL_S: u64 = 366 * 24 * 3_600;
 
 #[tonic::async_trait]
 impl<C: Control> Cluster for Services<C> {
-    async fn init(&self, request: Request<admin::InitRequest>) -> Result<Response<admin::InitResponse>, Status> {
+    async fn init(
+        &self,
+        request: Request<admin::InitRequest>,
+    ) -> Result<Response<admin::InitResponse>, Status> {
         let caller = self.gate.allow(&request, Scope::Admin)?;
         if !caller.operator {
             return Err(Status::permission_denied(
@@ -227,12 +230,17 @@ fn node(asked: admin::Node) -> Result<(NodeId, NodeAddresses), Status> {
         [("link", &asked.link, true), ("api", &asked.api, true), ("mqtt", &asked.mqtt, false)]
     {
         if !is_host_port(address) && (needed || !address.is_empty()) {
-            return Err(validate::invalid(format!("node {}: {name} must be host:port, not {address:?}", asked.id)));
+            return Err(validate::invalid(format!(
+                "node {}: {name} must be host:port, not {address:?}",
+                asked.id
+            )));
         }
     }
     Ok((NodeId(asked.id), NodeAddresses { link: asked.link, api: asked.api, mqtt: asked.mqtt }))
 }
 
 fn is_host_port(address: &str) -> bool {
-    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }

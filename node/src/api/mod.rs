@@ -26,6 +26,9 @@ pub mod status;
 mod terminals;
 mod validate;
 
+#[cfg(test)]
+mod tests;
+
 pub use auth::Gate;
 pub use backend::Control;
 pub use cluster::{admin_token, found};

@@ -78,9 +78,8 @@ impl<C: Control> Terminals for Services<C> {
         self.control.linearize().await.map_err(status::no_leader)?;
         let view = self.control.terminal(app, &id).ok_or_else(|| status::no_terminal(&id))?;
         let subscriptions = self.control.subscriptions(view.no).into_iter();
-        let subscriptions = subscriptions
-            .map(|(filter, qos)| admin::Subscription { filter, qos: u32::from(qos) })
-            .collect();
+        let subscriptions =
+            subscriptions.map(|(filter, qos)| admin::Subscription { filter, qos: u32::from(qos) }).collect();
         Ok(Response::new(admin::SubscriptionsResponse { subscriptions }))
     }
 
@@ -108,7 +107,8 @@ impl<C: Control> Terminals for Services<C> {
         let numbered = self.numbered(app, ids).await?;
         let key = self.control.signing_key().ok_or_else(status::not_initialised)?;
         let edges = self.control.edges().await;
-        let edges: Vec<_> = edges.into_iter().map(|e| e.addresses.mqtt).filter(|mqtt| !mqtt.is_empty()).collect();
+        let edges: Vec<_> =
+            edges.into_iter().map(|e| e.addresses.mqtt).filter(|mqtt| !mqtt.is_empty()).collect();
         tracing::info!(app = name, count = numbered.len(), caller = caller.name, "issue credentials");
         let issuer = Issuer { name, app, ttl_s, key, edges, now_s: self.gate.now_ms() / 1_000 };
         let issue = Issue { control: self.control.clone(), issuer, rest: numbered.into_iter() };
@@ -170,7 +170,11 @@ impl<C: Control> Services<C> {
     }
 
     /// The numbers of these terminals; registers those that have none.
-    async fn numbered(&self, app: AppId, ids: Vec<TerminalId>) -> Result<Vec<(TerminalId, TerminalNo)>, Status> {
+    async fn numbered(
+        &self,
+        app: AppId,
+        ids: Vec<TerminalId>,
+    ) -> Result<Vec<(TerminalId, TerminalNo)>, Status> {
         let known = |id: &TerminalId| self.control.terminal(app, id).map(|view| view.no);
         let missing: Vec<_> = ids.iter().filter(|id| known(id).is_none()).cloned().collect();
         let new = missing.iter().map(|id| NewTerminal { id: id.clone(), tags: None }).collect();

@@ -28,7 +28,8 @@ pub(super) async fn run(command: AppCommand, client: &mut Client, out: &mut Out)
             let apps = answer.await?.apps;
             let json: Vec<_> = apps.iter().map(|app| json!({ "id": app.id, "name": app.name })).collect();
             out.result(&json!({ "apps": json }), || {
-                let rows: Vec<_> = apps.iter().map(|app| vec![app.id.to_string(), app.name.clone()]).collect();
+                let rows: Vec<_> =
+                    apps.iter().map(|app| vec![app.id.to_string(), app.name.clone()]).collect();
                 table(&["ID", "NAME"], &rows)
             })
         }

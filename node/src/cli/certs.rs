@@ -23,7 +23,14 @@ pub(super) fn run(command: CertsCommand, out: &mut Out) -> Result<(), Failure> {
             needs_authority(&authority)?;
             make_dir(&dir)?;
             let made = certs::write_node(&authority, NodeId(id), roles, &hosts)?;
-            place(out, &format!("the certificate of node {id}"), (&made.cert, &made.key), &authority, &dir, "node")
+            place(
+                out,
+                &format!("the certificate of node {id}"),
+                (&made.cert, &made.key),
+                &authority,
+                &dir,
+                "node",
+            )
         }
         CertsCommand::Operator { authority, out: dir } => {
             needs_authority(&authority)?;

@@ -75,14 +75,20 @@ impl Client {
             app: shared.app.clone(),
             nodes,
             at: 0,
-            token: token.map_err(|_| Failure::Usage("the token has characters that no token has".to_owned()))?,
+            token: token
+                .map_err(|_| Failure::Usage("the token has characters that no token has".to_owned()))?,
             within: shared.timeout,
             is_clear: tls.is_none(),
         })
     }
 
     /// Makes a call until it is answered, within the time given.
-    pub(super) async fn call<M, T, F, Fut>(&mut self, repeat: Repeat, message: M, send: F) -> Result<T, Failure>
+    pub(super) async fn call<M, T, F, Fut>(
+        &mut self,
+        repeat: Repeat,
+        message: M,
+        send: F,
+    ) -> Result<T, Failure>
     where
         M: Clone,
         F: Fn(Channel, Request<M>) -> Fut,
@@ -185,7 +191,8 @@ impl Node {
             return Ok(channel.clone());
         }
         let channel = self.endpoint.connect().await;
-        let channel = channel.map_err(|error| format!("cannot connect to {}: {}", self.address, causes(&error)))?;
+        let channel =
+            channel.map_err(|error| format!("cannot connect to {}: {}", self.address, causes(&error)))?;
         self.channel = Some(channel.clone());
         Ok(channel)
     }
@@ -243,7 +250,8 @@ fn tls(shared: &Shared) -> Result<Option<ClientTlsConfig>, Failure> {
 fn node(address: &str, tls: Option<&ClientTlsConfig>) -> Result<Node, Failure> {
     let bare = address.trim_start_matches("http://").trim_start_matches("https://").trim_end_matches('/');
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let wrong = |error: tonic::transport::Error| Failure::Usage(format!("--api {address:?}: {}", causes(&error)));
+    let wrong =
+        |error: tonic::transport::Error| Failure::Usage(format!("--api {address:?}: {}", causes(&error)));
     let mut endpoint = Endpoint::from_shared(format!("{scheme}://{bare}"))
         .map_err(wrong)?
         .connect_timeout(CONNECT_WITHIN)
@@ -325,7 +333,9 @@ mod tests {
 
     #[test]
     fn the_token_of_dev_is_for_this_machine() {
-        assert!(is_this_machine("127.0.0.1:7400") && is_this_machine("localhost:1") && is_this_machine("[::1]:1"));
+        assert!(
+            is_this_machine("127.0.0.1:7400") && is_this_machine("localhost:1") && is_this_machine("[::1]:1")
+        );
         assert!(!is_this_machine("10.0.0.1:7400") && !is_this_machine("127.0.0.1.example.org:1"));
     }
 

@@ -35,15 +35,17 @@ pub(super) async fn run(command: ClusterCommand, client: &mut Client, out: &mut 
             show(status.await?, out)
         }
         ClusterCommand::Promote { id } => {
-            let status = client.call(Repeat::Never, admin::NodeRequest { id }, |channel, request| async move {
-                client::cluster(channel).promote(request).await
-            });
+            let status =
+                client.call(Repeat::Never, admin::NodeRequest { id }, |channel, request| async move {
+                    client::cluster(channel).promote(request).await
+                });
             show(status.await?, out)
         }
         ClusterCommand::Remove { id } => {
-            let status = client.call(Repeat::Never, admin::NodeRequest { id }, |channel, request| async move {
-                client::cluster(channel).remove_node(request).await
-            });
+            let status =
+                client.call(Repeat::Never, admin::NodeRequest { id }, |channel, request| async move {
+                    client::cluster(channel).remove_node(request).await
+                });
             show(status.await?, out)
         }
         ClusterCommand::TransferLeader { id } => {
@@ -117,7 +119,8 @@ fn show(status: admin::ClusterStatusResponse, out: &mut Out) -> Result<(), Failu
     let json = Json::from(status);
     out.result(&json, || {
         let rows: Vec<_> = json.nodes.iter().map(|node| node.row(json.leader)).collect();
-        let head = json.leader.map_or_else(|| "no leader".to_owned(), |leader| format!("leader: node {leader}"));
+        let head =
+            json.leader.map_or_else(|| "no leader".to_owned(), |leader| format!("leader: node {leader}"));
         let columns = ["NODE", "MEMBER", "EDGE", "TERMINALS", "LOG", "API", "LINK", "MQTT"];
         format!("{head}, term {}\n{}", json.term, table(&columns, &rows))
     })

@@ -27,12 +27,12 @@ use std::{fmt, process::ExitCode};
 
 use clap::Parser as _;
 
+pub use self::files::write_private;
 use self::{
     args::{Cli, Command, Shared},
     client::Client,
     output::Out,
 };
-pub use self::files::write_private;
 
 /// Why a command did not succeed; its number is the exit status.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,7 +29,9 @@ pub(super) async fn run(command: TerminalCommand, client: &mut Client, out: &mut
         TerminalCommand::Credential { ttl, from_file: Some(ids), out: Some(file), .. } => {
             credentials(&ids, &file, ttl, client, out).await
         }
-        TerminalCommand::Credential { .. } => Err(Failure::Usage("name a terminal, or --from-file and --out".to_owned())),
+        TerminalCommand::Credential { .. } => {
+            Err(Failure::Usage("name a terminal, or --from-file and --out".to_owned()))
+        }
     }
 }
 
@@ -130,7 +132,8 @@ async fn revoke(id: String, client: &mut Client, out: &mut Out) -> Result<(), Fa
 /// One credential: always JSON, because nobody reads a token.
 async fn credential(id: String, ttl: Duration, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
     let mut issued = issue(vec![id], ttl, client).await?;
-    let credential = issued.pop().ok_or_else(|| Failure::Refused("the node answered no credential".to_owned()))?;
+    let credential =
+        issued.pop().ok_or_else(|| Failure::Refused("the node answered no credential".to_owned()))?;
     out.json(&json!({
         "terminal": credential.terminal,
         "username": credential.username,
@@ -178,8 +181,13 @@ fn id_lines(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// A call's credentials, complete: one that breaks in the middle is made again.
-async fn issue(ids: Vec<String>, ttl: Duration, client: &mut Client) -> Result<Vec<admin::Credential>, Failure> {
-    let request = admin::IssueCredentialsRequest { app: client.app.clone(), ids, ttl_s: ttl.as_secs().max(1) };
+async fn issue(
+    ids: Vec<String>,
+    ttl: Duration,
+    client: &mut Client,
+) -> Result<Vec<admin::Credential>, Failure> {
+    let request =
+        admin::IssueCredentialsRequest { app: client.app.clone(), ids, ttl_s: ttl.as_secs().max(1) };
     let issued = client.call(Repeat::Same, request, |channel, request| async move {
         let mut stream = client::terminals(channel).issue_credentials(request).await?.into_inner();
         let mut issued = Vec::new();

@@ -93,7 +93,9 @@ fn wrong_usage_ends_with_status_2() {
 fn a_node_is_read_in_any_order() {
     let expected = NodeSpec { id: 4, link: "d:1".into(), api: "d:2".into(), mqtt: String::new() };
     let cli = parse("carillon cluster add --node api=d:2,id=4,link=d:1").expect("valid");
-    assert!(matches!(cli.command, Command::Cluster { command: ClusterCommand::Add { node }, .. } if node == expected));
+    assert!(
+        matches!(cli.command, Command::Cluster { command: ClusterCommand::Add { node }, .. } if node == expected)
+    );
 }
 
 #[test]
