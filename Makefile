@@ -10,7 +10,7 @@ SETUP  := scripts/setup.sh --quiet
 DIR    ?= .cluster
 MINUTES ?= 5
 
-.PHONY: help setup build demo test cluster cluster-down chaos ci fix fmt-check clippy layers doc
+.PHONY: help setup build demo test cluster cluster-down chaos ci fix fmt-check clippy layers links doc
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,11 +50,14 @@ clippy:
 layers:
 	@scripts/check-layers.sh
 
+links:
+	@scripts/check-docs.sh
+
 doc:
 	@$(SETUP)
 	@. scripts/env.sh && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-ci: fmt-check layers clippy doc test ## the gate: formatting, layers, clippy, docs, tests; changes nothing
+ci: fmt-check links layers clippy doc test ## the gate: formatting, links, layers, clippy, docs, tests; changes nothing
 
 fix: ## rewrite what can be: formatting, clippy's suggestions
 	@$(SETUP)

@@ -95,14 +95,17 @@ link() { echo "$host:$(port "$1" 3)"; }
 mqtt_tls() { echo "$host:$(port "$1" 4)"; }
 
 all_nodes() { seq 1 $((control + edges)); }
+api_list() { local id list=''; for id in $(all_nodes); do list+="${list:+,}$(api "$id")"; done; echo "$list"; }
 is_control() { [ "$1" -le "$control" ]; }
 
 # ---- certificates and config: written once -----------------------------------------------------------------------
 
 write_config() {
-  local id=$1 node=$dir/node-$1 roles='"edge"' seeds='' other
+  local id=$1 node=$dir/node-$1 roles='"edge"' seeds='' control_api='' other
   if is_control "$id"; then roles='"control", "edge"'; fi
-  for other in $(seq 1 "$control"); do seeds+="${seeds:+, }\"$(link "$other")\""; done
+  for other in $(seq 1 "$control"); do
+    seeds+="${seeds:+, }\"$(link "$other")\"" control_api+="${control_api:+, }\"$(api "$other")\""
+  done
   cat > "$node/carillon.toml" <<TOML
 [node]
 id = $id
@@ -111,6 +114,7 @@ data_dir = "$node/data"
 
 [cluster]
 seeds = [$seeds]
+control_api = [$control_api]
 
 [link]
 address = "$(link "$id")"
@@ -172,6 +176,7 @@ start_node() {
   # A session of its own, so that Ctrl-C in the caller's terminal does not reach it; the port lock stays here.
   setsid "$carillon" node --config "$node/carillon.toml" >>"$node/log" 2>&1 </dev/null 9>&- &
   pids[$id]=$!
+  disown   # or the shell reports it when it is killed
 }
 
 # wait_for LIMIT ID PATH: until the node's HTTP side answers 200 there.
@@ -256,7 +261,7 @@ describe() {
   cat <<TEXT
 
 To try it:
-  export CARILLON_API=$(api 1) CARILLON_CA=$dir/certs/ca.pem CARILLON_TOKEN=\$(cat $dir/admin.token)
+  export CARILLON_API=$(api_list) CARILLON_CA=$dir/certs/ca.pem CARILLON_TOKEN=@$dir/admin.token
   export PATH=$(dirname "$carillon"):\$PATH
   carillon cluster status
   carillon terminal credential tv-1                      # what the terminal logs in with

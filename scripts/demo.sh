@@ -34,7 +34,7 @@ node() { jq -r --argjson id "$1" ".nodes[] | select(.id == \$id) | .$2" "$work/c
 # The CLI, asking one of the nodes that live.
 api_node=1
 c() {
-  CARILLON_API=$(node "$api_node" api) CARILLON_CA=$work/cluster/certs/ca.pem CARILLON_TOKEN=$(cat "$work/cluster/admin.token") \
+  CARILLON_API=$(node "$api_node" api) CARILLON_CA=$work/cluster/certs/ca.pem CARILLON_TOKEN=@$work/cluster/admin.token \
     "$carillon" "$@"
 }
 

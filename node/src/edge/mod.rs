@@ -1,1 +1,3 @@
-//! MQTT listeners, shards and the link to the leader.
+//! The push edge.
+
+pub mod codec;
