@@ -94,6 +94,8 @@ pub enum ProposeError {
     Unknown,
     /// Too many proposals wait; not done.
     Full,
+    /// So many bytes do not fit into one log entry; not done.
+    TooLarge(usize),
     /// The disk is nearly full; not done.
     DiskFull,
     /// The node goes down; not done.
@@ -147,7 +149,7 @@ pub trait Control: Clone + Send + Sync + 'static {
         &self,
         nodes: Vec<(NodeId, NodeAddresses)>,
     ) -> impl Future<Output = Result<(), MembershipError>> + Send;
-    /// Adds a learner and waits until it has caught up.
+    /// Adds a learner.
     fn add_learner(
         &self,
         id: NodeId,

@@ -23,6 +23,11 @@ use crate::auth::{self, IssueError};
 const APP_DEFAULT: &str = "default";
 /// How long a founder waits for the first election.
 const FIRST_LEADER_WITHIN: Duration = Duration::from_secs(5);
+/// How far behind a new node counts as caught up: replication of so many entries takes a moment.
+const CAUGHT_UP_WITHIN_ENTRIES: u64 = 1_000;
+/// How long a new node may take for a snapshot and the log behind it.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(3_600);
+const CATCH_UP_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The first admin token; operators make more with their certificate.
 const ADMIN_TOKEN_TTL_S: u64 = 366 * 24 * 3_600;
 
@@ -60,6 +65,7 @@ impl<C: Control> Cluster for Services<C> {
         let (id, addresses) = node(asked)?;
         tracing::info!(node = %id, link = addresses.link, "add node");
         self.control.add_learner(id, addresses).await.map_err(status::membership)?;
+        caught_up(&self.control, id).await?;
         Ok(Response::new(self.cluster_status().await))
     }
 
@@ -208,6 +214,29 @@ async fn wait_for_leader<C: Control>(control: &C) -> Result<(), Status> {
         Err(_) => Err(status::unavailable(
             "no leader was elected in 5 s: are all nodes running, and do their link addresses reach each other?",
         )),
+    }
+}
+
+/// Waits until a new node has (nearly) all that is applied here.
+async fn caught_up<C: Control>(control: &C, id: NodeId) -> Result<(), Status> {
+    let deadline = tokio::time::Instant::now() + CATCH_UP_WITHIN;
+    loop {
+        if !control.leadership().borrow().is_leader {
+            return Err(Status::unknown(format!(
+                "the leader changed while node {id} was catching up: it is added, look with `carillon cluster status`"
+            )));
+        }
+        let member = control.members().into_iter().find(|member| member.id == id);
+        let behind = member.and_then(|member| member.matched).map(|at| control.position().index.saturating_sub(at));
+        if behind.is_some_and(|entries| entries <= CAUGHT_UP_WITHIN_ENTRIES) {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(Status::failed_precondition(format!(
+                "node {id} is added and has not caught up in an hour: is it running, and is its link address right?"
+            )));
+        }
+        tokio::time::sleep(CATCH_UP_LOOK_EVERY).await;
     }
 }
 

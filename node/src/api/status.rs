@@ -55,6 +55,9 @@ pub fn propose(error: ProposeError) -> Status {
         ProposeError::Full => Status::resource_exhausted(
             "too many calls wait for the log; nothing was done, try again more slowly",
         ),
+        ProposeError::TooLarge(bytes) => Status::resource_exhausted(format!(
+            "the call makes a log entry of {bytes} bytes, which is too many; name fewer terminals in one call"
+        )),
         ProposeError::DiskFull => disk_full(),
         ProposeError::Stopped => unavailable("this node is going down"),
     }

@@ -16,8 +16,9 @@ use tonic::{Request, Response, Status};
 use super::{Control, backend::TerminalView, server::Services, status, validate};
 use crate::auth;
 
-/// Terminals in one command: small enough to share a log entry with pushes that wait.
+/// Terminals in one command, and their bytes: it must not keep pushes waiting that come after it.
 const REGISTER_CHUNK: usize = 5_000;
+const REGISTER_CHUNK_BYTES: usize = 512 * 1024;
 /// Credentials in one message; signing that many takes about 40 ms.
 const CREDENTIALS_CHUNK: usize = 1_000;
 /// Terminals in one message of a list.
@@ -155,7 +156,7 @@ impl<C: Control> Services<C> {
         }
         let (mut all, mut registered) = (Vec::with_capacity(terminals.len()), 0);
         while !terminals.is_empty() {
-            let rest = terminals.split_off(terminals.len().min(REGISTER_CHUNK));
+            let rest = terminals.split_off(chunk_len(&terminals));
             let body = CommandBody::RegisterTerminals { app, terminals };
             match self.control.propose(body).await.map_err(status::propose)? {
                 Applied::Registered { nos, new } => {
@@ -201,6 +202,17 @@ impl<C: Control> Services<C> {
             id: view.id.into(),
         }
     }
+}
+
+/// How many of these go into the next command; at least one.
+fn chunk_len(terminals: &[NewTerminal]) -> usize {
+    let mut bytes = 0;
+    let fits = terminals.iter().take(REGISTER_CHUNK).take_while(|new| {
+        let tags = new.tags.iter().flatten().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        bytes += new.id.as_str().len() + tags;
+        bytes <= REGISTER_CHUNK_BYTES
+    });
+    fits.count().max(1).min(terminals.len())
 }
 
 /// A list in progress.

@@ -54,10 +54,10 @@ impl Drop for PrivateFile {
     }
 }
 
-/// Writes a file that only its owner can read.
-pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
+/// Writes one line to a file that only its owner can read.
+pub fn write_secret(path: &Path, secret: &str) -> io::Result<()> {
     let mut file = PrivateFile::create(path)?;
-    file.write_all(text.as_bytes())?;
+    writeln!(file, "{secret}")?;
     file.finish()
 }
 
@@ -85,7 +85,7 @@ mod tests {
         unfinished.write_all(b"half").expect("write");
         drop(unfinished);
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
-        write_private(&path, "secret\n").expect("write");
+        write_secret(&path, "secret").expect("write");
         assert_eq!(fs::read_to_string(&path).expect("read"), "secret\n");
         assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
     }

@@ -27,7 +27,7 @@ use std::{fmt, process::ExitCode};
 
 use clap::Parser as _;
 
-pub use self::files::write_private;
+pub use self::files::write_secret;
 use self::{
     args::{Cli, Command, Shared},
     client::Client,

@@ -12,8 +12,8 @@ use tonic::{Request, transport::Channel};
 
 use self::fake::Fake;
 use super::{
-    Gate, Remote, Server, Target,
-    server::{PushLimits, Services},
+    Gate, Remote, Target,
+    server::{Bound, PushLimits, Services},
 };
 use crate::{
     auth::{self, Keyring},
@@ -44,8 +44,8 @@ impl Node {
         let services = Services::new(fake.clone(), gate.clone(), LIMITS);
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("listener");
-            let server = Server { listener, tls: None, gate, target: watched, health: Health::new(&[]) };
-            server.serve(Some(services), std::future::pending()).await.expect("serve");
+            let bound = Bound::new(listener, None, gate, watched, Health::new(&[])).expect("no TLS");
+            bound.serve(Some(services), std::future::pending()).await.expect("serve");
         });
         Self { address, target, runtime: Some(runtime), fake }
     }
