@@ -1,0 +1,1 @@
+//! MQTT listeners, shards and the link to the leader.

@@ -1,0 +1,1 @@
+//! The QUIC endpoint, certificates and framed streams.
