@@ -152,6 +152,7 @@ pub struct EdgeLink {
     deadline_ms: u64,
     heartbeat_ms: u64,
     next_heartbeat_ms: u64,
+    live_since_ms: u64,
     lease: Lease,
     publishes: Lane<Publish>,
     outbox: Outbox,
@@ -173,6 +174,7 @@ impl EdgeLink {
             deadline_ms: now_ms,
             heartbeat_ms: 0,
             next_heartbeat_ms: u64::MAX,
+            live_since_ms: 0,
             lease: Lease::default(),
             publishes: Lane::new(options.publishes_max),
             outbox: Outbox::default(),
@@ -212,6 +214,11 @@ impl EdgeLink {
     /// The edge may deliver and accept terminals before this time.
     pub fn lease_until_ms(&self) -> u64 {
         self.lease.until_ms()
+    }
+
+    /// Whether deliveries may be handed to terminals, and terminals be accepted.
+    pub fn may_act(&self, now_ms: u64) -> bool {
+        self.is_live() && self.lease.is_valid(now_ms)
     }
 
     /// This life.
@@ -391,9 +398,11 @@ impl EdgeLink {
         Some(number)
     }
 
-    /// The connection behind a Bind is gone.
+    /// The connection behind a Bind is gone, or will not wait any longer. If the Bind was sent, its answer may still
+    /// come, as any other; it is not sent again.
     pub fn cancel_bind(&mut self, request: u64) {
-        self.requests.cancel_bind(request);
+        let sent = self.is_live();
+        self.requests.cancel_bind(request, sent);
     }
 
     /// The edge will leave: tells the leader now and after every Welcome.
@@ -489,6 +498,7 @@ impl EdgeLink {
         }
         self.publishes.rewind();
         self.outbox.rewind();
+        self.requests.rewind();
         self.outputs.push_back(EdgeOutput::Welcomed(welcome));
     }
 
@@ -511,6 +521,7 @@ impl EdgeLink {
 
     fn resumed(&mut self, now_ms: u64) {
         self.state = EdgeState::Live;
+        self.live_since_ms = now_ms;
         self.redirects = 0;
         self.backoff.reset();
         self.deadline_ms = u64::MAX;
@@ -526,7 +537,9 @@ impl EdgeLink {
 
     fn check_leader(&mut self, now_ms: u64) {
         let silent = |since: u64| now_ms >= since + HEARTBEATS_MISSED_MAX * self.heartbeat_ms;
-        if self.lease.waiting_since_ms().is_some_and(silent) || !self.lease.is_valid(now_ms) {
+        // A lease that was never granted on this link is a matter of the first rule.
+        let over = self.lease.until_ms() > self.live_since_ms && !self.lease.is_valid(now_ms);
+        if over || self.lease.waiting_since_ms().is_some_and(silent) {
             return self.lose(now_ms, true);
         }
         self.heartbeat(now_ms);

@@ -226,7 +226,7 @@ fn heartbeats_keep_the_lease_and_silence_ends_the_link_before_it() {
         answer_heartbeats(&mut link, now);
     }
     assert_eq!(link.lease_until_ms(), 4_500);
-    for now in [2_000, 2_500, 3_000, 3_500, 4_000] {
+    for now in [2_000, 2_500, 3_000, 3_500] {
         link.handle_timeout(now);
     }
     assert!(drain(&mut link).contains(&EdgeOutput::Lost));
@@ -287,6 +287,31 @@ fn a_bind_given_up_is_not_sent_again() {
     drain(&mut link);
     go_live(&mut link, 3_000, Vec::new());
     assert!(!drain(&mut link).iter().any(|o| matches!(o, EdgeOutput::Session(_))));
+}
+
+#[test]
+fn the_answer_to_a_bind_given_up_is_still_heard_on_the_same_link() {
+    let mut link = live_link();
+    let request = link.request(bind()).expect("room");
+    link.cancel_bind(request);
+    drain(&mut link);
+    let body = SessionReplyBody::Refused(RefuseReason::Stale);
+    link.handle_session_reply(SessionReply { request, body });
+    assert!(matches!(drain(&mut link)[..], [EdgeOutput::SessionAnswered { .. }]));
+}
+
+#[test]
+fn a_leader_that_grants_no_lease_is_left_after_some_heartbeats_not_at_once() {
+    let mut link = EdgeLink::new(options(), 0);
+    link.handle_timeout(0);
+    link.handle_connected(0);
+    link.handle_control(0, welcome(Vec::new()));
+    link.resume(Vec::new(), FilterDelta::default(), BTreeMap::new());
+    link.handle_control(1, LeaderControl::Resumed);
+    link.handle_timeout(500);
+    assert!(link.is_live() && !link.may_act(500));
+    link.handle_timeout(1_500);
+    assert!(!link.is_live());
 }
 
 // ---------------------------------------------------------------- a leader on a lossy connection

@@ -1,6 +1,6 @@
 //! Session requests that wait for an answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cluster_proto::link::{SessionRequest, SessionRequestBody, Subscribe, Unsubscribe};
 
@@ -9,6 +9,9 @@ use cluster_proto::link::{SessionRequest, SessionRequestBody, Subscribe, Unsubsc
 #[derive(Clone, Debug)]
 pub struct Requests {
     kept: BTreeMap<u64, SessionRequestBody>,
+    /// Binds given up after they were sent on this link: their answers are still to be heard, so that a binding
+    /// nobody wants can be ended.
+    given_up: BTreeSet<u64>,
     next_request: u64,
     next_seq: u64,
     kept_max: usize,
@@ -17,7 +20,7 @@ pub struct Requests {
 impl Requests {
     /// Keeps at most `kept_max` binds and subscription changes; then it refuses more.
     pub fn new(kept_max: usize) -> Self {
-        Self { kept: BTreeMap::new(), next_request: 1, next_seq: 1, kept_max }
+        Self { kept: BTreeMap::new(), given_up: BTreeSet::new(), next_request: 1, next_seq: 1, kept_max }
     }
 
     /// Takes a request and numbers it; `None` when full. An Unbind is always taken: there is at most one for each
@@ -41,14 +44,22 @@ impl Requests {
 
     /// Answered, or given up: whether it was waiting.
     pub fn answer(&mut self, request: u64) -> bool {
-        self.kept.remove(&request).is_some()
+        self.kept.remove(&request).is_some() || self.given_up.remove(&request)
     }
 
     /// Gives up a Bind whose connection is gone. Numbered requests cannot be given up: that would leave a gap.
-    pub fn cancel_bind(&mut self, request: u64) {
+    pub fn cancel_bind(&mut self, request: u64, sent: bool) {
         if let Some(SessionRequestBody::Bind(_)) = self.kept.get(&request) {
             self.kept.remove(&request);
+            if sent {
+                self.given_up.insert(request);
+            }
         }
+    }
+
+    /// A new link: nothing that was given up is answered on it.
+    pub fn rewind(&mut self) {
+        self.given_up.clear();
     }
 
     /// Lane Session is applied up to `seq`: the requests this answers, in order.
