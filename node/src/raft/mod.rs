@@ -1,1 +1,1 @@
-//! Raft messages over QUIC.
+//! Raft between control nodes, over QUIC.
