@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use cluster_proto::{
     AppId, Epoch, Message, Outcome, PushId, SessionId, TerminalId, TerminalNo, TerminalSet,
-    link::{Bound, FilterUse, PublishOutcome, RefuseReason, Subscription, UnbindReason},
+    link::{Bound, FilterUse, PublishOutcome, RefuseReason, Subscription},
 };
 use fabric_core::mqtt::{CloseCause, RequestNo};
 
-use super::encoded::Shared;
+use super::codec::Outgoing;
 
 /// Names a connection for as long as the edge lives: its shard, its place there, and a number that is never given
 /// twice in an incarnation (`Bind::connection`).
@@ -29,9 +29,10 @@ pub(crate) enum ToShard {
     /// From the leader, in dispatch order.
     Deliver(LinkNo, ShardDelivery),
     /// A payload that deliveries wait for; `None`: it is gone.
-    Payload(PushId, Option<Arc<Shared>>),
-    /// A QoS 0 message for whoever subscribes here: from another shard, or relayed by the leader.
-    Transient(Arc<Shared>),
+    Payload(PushId, Option<Outgoing>),
+    /// A QoS 0 message for whoever subscribes here, and when it expires: from another shard, or relayed by the
+    /// leader.
+    Transient(Outgoing, Option<u64>),
     /// The answer to [`ToHub::Bind`].
     Bound(ConnId, Result<Bound, RefuseReason>),
     /// The answer to [`ToHub::Subscribe`] or [`ToHub::Unsubscribe`].
@@ -52,6 +53,18 @@ pub(crate) enum ToShard {
     LinkLost,
     /// Stop listening and close every connection.
     Drain,
+    /// End the thread.
+    Stop,
+}
+
+impl ToShard {
+    /// A second one of a QoS 0 message, the only kind that goes to several shards.
+    pub(crate) fn clone_transient(&self) -> Option<Self> {
+        match self {
+            Self::Transient(message, expires_at_ms) => Some(Self::Transient(message.clone(), *expires_at_ms)),
+            _ => None,
+        }
+    }
 }
 
 /// A shard's part of a [`cluster_proto::link::Deliver`].
@@ -84,7 +97,7 @@ pub(crate) struct PushPart {
     pub(crate) best_effort: bool,
     pub(crate) expires_at_ms: Option<u64>,
     /// `None`: [`ToShard::Payload`] follows.
-    pub(crate) message: Option<Arc<Shared>>,
+    pub(crate) message: Option<Outgoing>,
 }
 
 /// Terminals of one shard. Most pushes are for one terminal: no bitmap for those.
@@ -102,7 +115,7 @@ pub(crate) struct OwedPart {
     pub(crate) expires_at_ms: u64,
     pub(crate) qos0: bool,
     pub(crate) dup: bool,
-    pub(crate) message: Option<Arc<Shared>>,
+    pub(crate) message: Option<Outgoing>,
 }
 
 /// Shard to hub, in order.
@@ -124,7 +137,7 @@ pub(crate) enum ToHub {
     /// A PUBLISH for the log.
     Publish { conn: ConnId, request: RequestNo, terminal: TerminalId, message: Box<Message>, ttl_ms: Option<u64> },
     /// A QoS 0 PUBLISH, for other edges.
-    Transient(Arc<Shared>),
+    Transient(Outgoing),
     /// What became of a push.
     Receipt(PushId, Outcome, TerminalNo),
     /// The terminal has room.
@@ -156,13 +169,9 @@ pub(crate) struct BindAsk {
 /// What only a shard knows of its bound terminals.
 #[derive(Debug, Default)]
 pub(crate) struct ShardReport {
-    /// By terminal: what was queued last, and whether it is live.
-    pub(crate) terminals: Vec<(ConnId, PushId, bool)>,
+    /// What was queued last for each.
+    pub(crate) terminals: Vec<(ConnId, PushId)>,
     /// Queued or written and not answered.
     pub(crate) in_flight: BTreeMap<PushId, TerminalSet>,
 }
 
-/// How a binding ends by the leader's word.
-pub(crate) fn cause_of(reason: UnbindReason) -> CloseCause {
-    CloseCause::Unbound(reason)
-}

@@ -1,13 +1,10 @@
 //! Payloads by push id, so that each crosses the link once.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{HashMap, VecDeque};
 
 use cluster_proto::PushId;
 
-use crate::edge::encoded::Shared;
+use crate::edge::codec::Outgoing;
 
 /// The least recently used go first when the bytes exceed the bound. Sessions keep what they have queued by their
 /// own handles, so forgetting here never loses a delivery.
@@ -23,7 +20,7 @@ pub(crate) struct MessageCache {
 
 #[derive(Debug)]
 struct Entry {
-    message: Arc<Shared>,
+    message: Outgoing,
     size: usize,
     last_use: u64,
 }
@@ -33,15 +30,15 @@ impl MessageCache {
         Self { entries: HashMap::new(), uses: VecDeque::new(), next_use: 0, bytes: 0, bytes_max }
     }
 
-    pub(crate) fn get(&mut self, push: PushId) -> Option<Arc<Shared>> {
+    pub(crate) fn get(&mut self, push: PushId) -> Option<Outgoing> {
         let stamp = self.stamp(push);
         let entry = self.entries.get_mut(&push)?;
         entry.last_use = stamp;
-        Some(Arc::clone(&entry.message))
+        Some(entry.message.clone())
     }
 
-    pub(crate) fn insert(&mut self, push: PushId, message: Arc<Shared>) {
-        let size = message.message.size();
+    pub(crate) fn insert(&mut self, push: PushId, message: Outgoing) {
+        let size = message.size();
         let last_use = self.stamp(push);
         if let Some(old) = self.entries.insert(push, Entry { message, size, last_use }) {
             self.bytes -= old.size;
@@ -81,11 +78,23 @@ impl MessageCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::encoded::tests::shared;
+    use cluster_proto::{AppId, Message, MessageProperties, PushKind, Qos};
+
+    fn shared(len: usize) -> Outgoing {
+        Outgoing::new(Message {
+            app: AppId::DEFAULT,
+            kind: PushKind::Topic,
+            topic: "t".to_owned(),
+            qos: Qos::AtLeastOnce,
+            payload: vec![0; len].into(),
+            properties: MessageProperties::default(),
+            publisher: None,
+        })
+    }
 
     #[test]
     fn the_least_recently_used_goes_first_and_the_bound_holds() {
-        let size = shared(1_000).message.size();
+        let size = shared(1_000).size();
         let mut cache = MessageCache::new(3 * size);
         for push in 1..=3 {
             cache.insert(PushId(push), shared(1_000));

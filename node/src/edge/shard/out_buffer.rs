@@ -2,6 +2,8 @@
 
 use std::io;
 
+use bytes::{Buf, BytesMut};
+
 /// Buffers kept for reuse by a shard; beyond, they are freed.
 const POOL_MAX: usize = 64;
 /// A buffer that grew beyond this is freed rather than kept.
@@ -9,10 +11,7 @@ const POOLED_CAPACITY_MAX: usize = 64 * 1024;
 
 /// What could not be written yet. Holds no memory while empty: an idle terminal costs nothing here.
 #[derive(Debug, Default)]
-pub(crate) struct OutBuffer {
-    bytes: Vec<u8>,
-    written: usize,
-}
+pub(crate) struct OutBuffer(BytesMut);
 
 /// What a write achieved.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,58 +24,55 @@ pub(crate) enum Written {
 
 /// Empty buffers of one shard: a fan-out touches many connections for an instant each.
 #[derive(Debug, Default)]
-pub(crate) struct BufferPool(Vec<Vec<u8>>);
+pub(crate) struct BufferPool(Vec<BytesMut>);
 
 impl OutBuffer {
     /// Bytes that wait.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() - self.written
+        self.0.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.0.is_empty()
     }
 
     /// The buffer to append to.
-    pub(crate) fn tail(&mut self, pool: &mut BufferPool) -> &mut Vec<u8> {
-        if self.bytes.capacity() == 0 {
-            self.bytes = pool.0.pop().unwrap_or_default();
-        } else if self.written > 0 && self.written >= self.bytes.len() / 2 {
-            // Amortized: at most as many bytes move as were written before.
-            self.bytes.drain(..self.written);
-            self.written = 0;
+    pub(crate) fn tail(&mut self, pool: &mut BufferPool) -> &mut BytesMut {
+        if self.0.capacity() == 0
+            && let Some(pooled) = pool.0.pop()
+        {
+            self.0 = pooled;
         }
-        &mut self.bytes
+        &mut self.0
     }
 
-    /// Writes until everything is written or the socket blocks; then counts the bytes written.
+    /// Writes until everything is written or the socket blocks; with the count of bytes written.
     pub(crate) fn write(
         &mut self,
         pool: &mut BufferPool,
         mut write: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> io::Result<(Written, usize)> {
-        let before = self.written;
-        while self.written < self.bytes.len() {
-            match write(&self.bytes[self.written..]) {
+        let before = self.0.len();
+        while !self.0.is_empty() {
+            match write(&self.0) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => self.written += n,
+                Ok(n) => self.0.advance(n),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok((Written::Blocked, self.written - before));
+                    return Ok((Written::Blocked, before - self.0.len()));
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
-        let count = self.written - before;
         self.free(pool);
-        Ok((Written::All, count))
+        Ok((Written::All, before))
     }
 
     /// Drops what waits.
     pub(crate) fn free(&mut self, pool: &mut BufferPool) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        self.written = 0;
+        let mut bytes = std::mem::take(&mut self.0);
         bytes.clear();
+        // The front that was written is regained by the next reserve, since nobody else holds the buffer.
         if bytes.capacity() > 0 && bytes.capacity() <= POOLED_CAPACITY_MAX && pool.0.len() < POOL_MAX {
             pool.0.push(bytes);
         }
@@ -115,13 +111,13 @@ mod tests {
             .unwrap();
         assert_eq!(all, Written::All);
         assert_eq!(sent, expected);
-        assert_eq!(out.bytes.capacity(), 0);
+        assert_eq!(out.0.capacity(), 0);
     }
 
     #[test]
     fn a_socket_that_takes_nothing_is_an_error_not_a_loop() {
         let (mut out, mut pool) = (OutBuffer::default(), BufferPool::default());
-        out.tail(&mut pool).push(1);
+        out.tail(&mut pool).extend_from_slice(&[1]);
         assert!(out.write(&mut pool, |_| Ok(0)).is_err());
     }
 }

@@ -2,10 +2,12 @@
 
 use std::{
     io::{self, Read, Write},
+    net::Shutdown,
     sync::Arc,
     task::{Context, Poll},
 };
 
+use bytes::BytesMut;
 use rustls::{ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
 
@@ -32,7 +34,7 @@ impl Socket {
     }
 
     /// Appends what can be read at once, up to the spare capacity of `buffer` or a little more. `Ok(0)` is the end.
-    pub(crate) fn try_read(&mut self, buffer: &mut Vec<u8>, len_max: usize) -> io::Result<usize> {
+    pub(crate) fn try_read(&mut self, buffer: &mut BytesMut, len_max: usize) -> io::Result<usize> {
         match &mut self.tls {
             None => {
                 buffer.reserve(len_max);
@@ -58,13 +60,20 @@ impl Socket {
         }
     }
 
-    /// Says good-bye: TLS's close, then the end of our direction. Best effort.
+    /// Says good-bye where TLS has one. Best effort.
     pub(crate) fn close(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
             // A peer that does not read does not hear it; the socket is closed anyway.
             let _ = flush_tls(tls, &self.tcp);
         }
+    }
+
+    /// Ends our direction, after everything was written.
+    pub(crate) fn shutdown(&mut self) {
+        self.close();
+        // Fails where the peer has closed already.
+        let _ = socket2::SockRef::from(&self.tcp).shutdown(Shutdown::Write);
     }
 
     /// Whether TLS holds bytes that must be written when the socket takes more.
@@ -84,7 +93,7 @@ impl Socket {
 fn read_tls(
     tls: &mut ServerConnection,
     tcp: &TcpStream,
-    buffer: &mut Vec<u8>,
+    buffer: &mut BytesMut,
     len_max: usize,
 ) -> io::Result<usize> {
     let start = buffer.len();
@@ -121,7 +130,7 @@ enum Plaintext {
     End,
 }
 
-fn take_plaintext(tls: &mut ServerConnection, buffer: &mut Vec<u8>, len_max: usize) -> io::Result<Plaintext> {
+fn take_plaintext(tls: &mut ServerConnection, buffer: &mut BytesMut, len_max: usize) -> io::Result<Plaintext> {
     let mut chunk = [0; 4096];
     let start = buffer.len();
     while buffer.len() - start < len_max {
