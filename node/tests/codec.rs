@@ -244,6 +244,12 @@ fn disconnect_announces_the_length_it_has_and_is_for_version_5_only() {
     let disconnect = Disconnect { reason: Reason::SESSION_TAKEN_OVER, ..Disconnect::default() };
     let packet = Packet::Disconnect(Box::new(disconnect));
     assert_eq!(encoded(&packet, V5), b"\xE0\x02\x8E\0");
+    let moved = Disconnect {
+        server_reference: Some("b:1".to_owned()),
+        reason: Reason(0x9C),
+        ..Disconnect::default()
+    };
+    assert_eq!(encoded(&Packet::Disconnect(Box::new(moved)), V5), b"\xE0\x08\x9C\x06\x1C\0\x03b:1");
     let mut buffer = BytesMut::new();
     encode(&packet, V311, &mut buffer);
     assert!(buffer.is_empty());
