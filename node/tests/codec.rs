@@ -1,5 +1,7 @@
 //! The codec against the specification's bytes, against itself, and against arbitrary bytes.
 
+#![allow(clippy::unwrap_used, reason = "test code: a panic is a failed test")]
+
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -351,7 +353,7 @@ proptest! {
         let v5 = version == V5;
         let expected = Publish {
             dup, qos, retain: false, topic: message.topic.clone(), packet_id, payload: message.payload.clone(),
-            properties: if v5 { message.properties.clone() } else { MessageProperties::default() },
+            properties: if v5 { message.properties } else { MessageProperties::default() },
             expiry_s: expiry_s.filter(|_| v5),
             topic_alias: None,
             subscription_ids,

@@ -12,7 +12,7 @@ use cluster_proto::{
 use fabric_core::mqtt::{
     Action, AuthRefusal, Changed, CloseCause, Matching, Packet, ProtocolVersion, Queued, Reason, RequestNo,
     SessionConfig,
-    packet::{Ack, Codes, ConnAck, Connect, Disconnect, Publish},
+    packet::{Ack, Codes, Connect, Disconnect, Publish},
 };
 use proptest::prelude::*;
 
@@ -109,7 +109,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         1 => prop_oneof![
             Just(Packet::PingResp),
             Just(Packet::Auth(Reason::SUCCESS)),
-            Just(Packet::ConnAck(Box::new(ConnAck::default()))),
+            Just(Packet::ConnAck(Box::default())),
             Just(Packet::SubAck(Codes { packet_id: 1, codes: Vec::new() })),
         ],
     ]
