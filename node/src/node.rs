@@ -21,7 +21,7 @@ use crate::{
     auth::Keyring,
     config::{self, Config, DevOptions},
     control::{ControlHandle, actor::Actor, leader::Settings, link_server},
-    edge::{self, EdgeHandle, EdgeOptions},
+    edge::{self, EdgeHandle, EdgeOptions, Limits, Listeners},
     raft::{QuicTransport, RaftServer},
     telemetry::{self, Condition, Health, http::Pages},
     transport::{
@@ -111,7 +111,8 @@ impl Node {
         let Some(control) = &self.control else { return Ok(()) };
         let token_file = self.config.node.data_dir.join(config::ADMIN_TOKEN_FILE);
         let token = api::found_alone(&control.handle, self.config.advertised()).await?;
-        crate::cli::write_secret(&token_file, &token)
+        crate::cli::write_secret(&token_file, &token)?;
+        Ok(())
     }
 
     async fn run_until_stopped(self) -> anyhow::Result<()> {
@@ -229,7 +230,7 @@ async fn start_edge(
 /// What terminals see on the TLS listener: their own certificate, or else the node's.
 fn mqtt_tls(config: &Config, certificates: &Certificates) -> anyhow::Result<rustls::ServerConfig> {
     match (&config.mqtt.tls_cert, &config.mqtt.tls_key) {
-        (Some(cert), Some(key)) => certs::server_config(cert, key),
+        (Some(cert), Some(key)) => Ok(certs::server_config(cert, key)?),
         _ => Ok(certificates.server_config()?),
     }
 }
@@ -313,10 +314,7 @@ fn group_options(config: &Config) -> Options {
 
 /// A TCP listener, or what to do about it.
 async fn listen_tcp(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    match TcpListener::bind(address).await {
-        Ok(listener) => Ok(listener),
-        Err(error) => anyhow::bail!(config::explain_bind(key, address, &error)),
-    }
+    TcpListener::bind(address).await.with_context(|| config::explain_bind(key, address))
 }
 
 fn millis(duration: Duration) -> u64 {

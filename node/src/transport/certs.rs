@@ -181,6 +181,17 @@ impl Certificates {
     }
 }
 
+/// For TLS over TCP with a certificate that is no node's: one that terminals trust already.
+pub fn server_config(cert: &Path, key: &Path) -> Result<rustls::ServerConfig, CertsError> {
+    let chain = parse_chain(cert, &read(cert)?)?;
+    let unusable = || CertsError::Pem { path: key.to_owned(), what: "private key for its certificate" };
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| unusable())?;
+    rustls::ServerConfig::builder_with_provider(super::quic::provider())
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
+        .map_err(|_| unusable())
+}
+
 impl fmt::Debug for Certificates {
     /// Without the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
