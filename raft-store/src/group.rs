@@ -103,6 +103,7 @@ pub struct ControlGroup {
 }
 
 struct Inner {
+    addresses: NodeAddresses,
     raft: Raft,
     tables: Tables,
     snapshots: SnapshotStore,
@@ -144,6 +145,11 @@ impl ControlGroup {
                 Err(error)
             }
         }
+    }
+
+    /// This member, as [`Options`] named it.
+    pub fn own(&self) -> (NodeId, NodeAddresses) {
+        (NodeId(*self.inner.raft.node_id()), self.inner.addresses.clone())
     }
 
     /// The replicated state as applied here; linearizable after [`ControlGroup::linearize`].
@@ -385,6 +391,7 @@ impl Running {
         let snapshots = storage.snapshots.clone();
         self.raft = Some(raft.clone());
         Ok(Inner {
+            addresses: options.addresses.clone(),
             raft,
             tables,
             snapshots,

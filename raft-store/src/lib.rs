@@ -48,3 +48,4 @@ pub use membership::{Member, MembershipError};
 pub use open::OpenError;
 pub use proposer::ProposeError;
 pub use reads::ReadError;
+pub use tables::Tables;

@@ -51,12 +51,9 @@ pub enum ProposeError {
     /// May or may not commit: leadership was lost, or the answer took too long, after it entered the log.
     #[error("the outcome is unknown")]
     Unknown,
-    /// Certainly not done: too much is waiting.
+    /// Certainly not done: too much is waiting, or this call alone exceeds [`PROPOSAL_LEN_MAX`].
     #[error("too many commands are waiting")]
     Full,
-    /// Certainly not done: one call's commands exceed [`PROPOSAL_LEN_MAX`].
-    #[error("{0} bytes in one proposal, the most is {PROPOSAL_LEN_MAX}")]
-    TooLarge(usize),
     /// Certainly not done: new pushes are refused while the disk is nearly full.
     #[error("the disk is nearly full")]
     DiskFull,
@@ -147,7 +144,8 @@ impl Proposer {
             })?;
         let bytes = commands.iter().map(EncodedCommand::len).sum();
         if bytes > PROPOSAL_LEN_MAX {
-            return Err(ProposeError::TooLarge(bytes));
+            tracing::warn!(bytes, max = PROPOSAL_LEN_MAX, "a proposal is refused for its size");
+            return Err(ProposeError::Full);
         }
         let (reply, answer) = oneshot::channel();
         let request = Request { commands, bytes: Queued::new(bytes, &self.queued_bytes)?, reply };

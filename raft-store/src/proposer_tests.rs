@@ -262,7 +262,7 @@ async fn a_full_queue_refuses_and_recovers() {
 async fn a_call_larger_than_a_frame_is_refused_without_a_trace() {
     let mut world = World::new();
     let huge = "x".repeat(PROPOSAL_LEN_MAX);
-    assert!(matches!(world.propose(&[&huge]).await.expect("join"), Err(ProposeError::TooLarge(_))));
+    assert_eq!(world.propose(&[&huge]).await.expect("join"), Err(ProposeError::Full));
     World::settle().await;
     assert!(world.log.try_recv().is_err());
 }
