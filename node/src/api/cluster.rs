@@ -227,7 +227,8 @@ async fn caught_up<C: Control>(control: &C, id: NodeId) -> Result<(), Status> {
             )));
         }
         let member = control.members().into_iter().find(|member| member.id == id);
-        let behind = member.and_then(|member| member.matched).map(|at| control.position().index.saturating_sub(at));
+        let behind =
+            member.and_then(|member| member.matched).map(|at| control.position().index.saturating_sub(at));
         if behind.is_some_and(|entries| entries <= CAUGHT_UP_WITHIN_ENTRIES) {
             return Ok(());
         }

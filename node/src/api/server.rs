@@ -118,7 +118,9 @@ impl Bound {
             .add_routes(routes);
         let serve = async {
             match self.tls {
-                Some(tls) => router.serve_with_incoming_shutdown(listener::tls(self.listener, tls), stop).await?,
+                Some(tls) => {
+                    router.serve_with_incoming_shutdown(listener::tls(self.listener, tls), stop).await?
+                }
                 None => router.serve_with_incoming_shutdown(listener::plain(self.listener), stop).await?,
             }
             Ok(())

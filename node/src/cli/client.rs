@@ -18,6 +18,8 @@ use crate::{
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// One try: longer than a node looks for a leader.
 const TRY_WITHIN: Duration = Duration::from_secs(8);
+/// Even when little of the time given is left.
+const TRY_AT_LEAST: Duration = Duration::from_secs(1);
 /// Before the same addresses are tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A stopped node is noticed by unanswered pings.
@@ -99,7 +101,11 @@ impl Client {
         let mut failed = 0;
         loop {
             let request = self.request(message.clone());
-            let last = match self.attempt(repeat, request, &send).await {
+            let within = match repeat {
+                Repeat::Never => Duration::MAX,
+                _ => deadline.saturating_duration_since(Instant::now()).clamp(TRY_AT_LEAST, TRY_WITHIN),
+            };
+            let last = match self.attempt(within, request, &send).await {
                 Tried::Done(answer) => return Ok(answer),
                 Tried::Refused(status) => return Err(refused(&status)),
                 Tried::Lost(why) if repeat == Repeat::Never => return Err(unknown(&why)),
@@ -134,7 +140,7 @@ impl Client {
         for at in 0..self.nodes.len() {
             self.at = at;
             let request = self.request(message.clone());
-            match self.attempt(Repeat::Read, request, &send).await {
+            match self.attempt(TRY_WITHIN, request, &send).await {
                 Tried::Done(answer) => answers.push(answer),
                 Tried::Refused(status) => return Err(refused(&status)),
                 Tried::NotDone(why) | Tried::Lost(why) => {
@@ -146,7 +152,7 @@ impl Client {
         Ok(answers)
     }
 
-    async fn attempt<M, T, F, Fut>(&mut self, repeat: Repeat, request: Request<M>, send: &F) -> Tried<T>
+    async fn attempt<M, T, F, Fut>(&mut self, within: Duration, request: Request<M>, send: &F) -> Tried<T>
     where
         F: Fn(Channel, Request<M>) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
@@ -156,11 +162,10 @@ impl Client {
             Ok(channel) => channel,
             Err(why) => return Tried::NotDone(why),
         };
-        let within = if repeat == Repeat::Never { Duration::MAX } else { TRY_WITHIN };
         let tried = match timeout(within, send(channel, request)).await {
             Ok(Ok(response)) => return Tried::Done(response.into_inner()),
             Ok(Err(status)) => judge(&node.address, status),
-            Err(_) => Tried::Lost(format!("{} did not answer in {} s", node.address, TRY_WITHIN.as_secs())),
+            Err(_) => Tried::Lost(format!("{} did not answer in {} s", node.address, within.as_secs())),
         };
         if !matches!(tried, Tried::Refused(_)) {
             node.channel = None;

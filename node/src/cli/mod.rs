@@ -112,6 +112,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// As typed, for tests with servers.
+#[cfg(test)]
+pub(crate) async fn run_line(line: &[&str]) -> Result<(), Failure> {
+    call(Cli::try_parse_from(line).expect("a valid command line").command).await
+}
+
 async fn call(command: Command) -> Result<(), Failure> {
     match command {
         Command::Cluster { shared, command } => {

@@ -25,7 +25,9 @@ pub(super) fn settings(path: &Path, text: &str) -> Result<Vec<Found>, Problem> {
     })?;
     let mut found = Vec::new();
     file.walk("", table.get_ref(), &mut found)?;
-    Ok(found)
+    // Problems are told in the order of the lines, not of the keys.
+    found.sort_by_key(|(at, _)| *at);
+    Ok(found.into_iter().map(|(_, found)| found).collect())
 }
 
 struct File<'a> {
@@ -34,7 +36,12 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    fn walk(&self, prefix: &str, table: &DeTable<'_>, found: &mut Vec<Found>) -> Result<(), Problem> {
+    fn walk(
+        &self,
+        prefix: &str,
+        table: &DeTable<'_>,
+        found: &mut Vec<(usize, Found)>,
+    ) -> Result<(), Problem> {
         for (name, value) in table {
             let key = match prefix {
                 "" => name.get_ref().to_string(),
@@ -47,7 +54,7 @@ impl File<'_> {
                     let raw = raw(value).ok_or_else(|| {
                         Problem::new(format!("`{key}` at {origin} has a value of a kind that no setting has"))
                     })?;
-                    found.push(Found { key, raw, origin });
+                    found.push((name.span().start, Found { key, raw, origin }));
                 }
             }
         }

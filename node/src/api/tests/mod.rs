@@ -1,8 +1,10 @@
 //! The API over tables in memory: real servers, real connections, and a control group that does what a test asks.
 
+mod command_line;
 mod fake;
 mod forward;
 mod services;
+mod tls;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,7 +15,7 @@ use tonic::{Request, transport::Channel};
 use self::fake::Fake;
 use super::{
     Gate, Remote, Target,
-    server::{Bound, PushLimits, Services},
+    server::{Bound, PushLimits, ServerTls, Services},
 };
 use crate::{
     auth::{self, Keyring},
@@ -34,6 +36,10 @@ struct Node {
 
 impl Node {
     fn start(fake: Fake, target: Target) -> Self {
+        Self::start_with(fake, target, None)
+    }
+
+    fn start_with(fake: Fake, target: Target, tls: Option<ServerTls>) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         listener.set_nonblocking(true).expect("nonblocking");
         let address = listener.local_addr().expect("address");
@@ -44,7 +50,7 @@ impl Node {
         let services = Services::new(fake.clone(), gate.clone(), LIMITS);
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("listener");
-            let bound = Bound::new(listener, None, gate, watched, Health::new(&[])).expect("no TLS");
+            let bound = Bound::new(listener, tls, gate, watched, Health::new(&[])).expect("certificates");
             bound.serve(Some(services), std::future::pending()).await.expect("serve");
         });
         Self { address, target, runtime: Some(runtime), fake }
@@ -85,6 +91,13 @@ impl Drop for Node {
 
 /// A request with a token of these scopes, for all apps or for one.
 fn with<M>(fake: &Fake, scopes: &[Scope], app: Option<&str>, message: M) -> Request<M> {
+    let mut request = Request::new(message);
+    let token = token(fake, scopes, app);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("ascii"));
+    request
+}
+
+fn token(fake: &Fake, scopes: &[Scope], app: Option<&str>) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("time").as_secs();
     let claims = ApiClaims {
         aud: AUDIENCE_API.to_owned(),
@@ -94,10 +107,7 @@ fn with<M>(fake: &Fake, scopes: &[Scope], app: Option<&str>, message: M) -> Requ
         iat: now,
         exp: now + 60,
     };
-    let token = auth::issue_api(&fake.key(), &claims).expect("issue");
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("ascii"));
-    request
+    auth::issue_api(&fake.key(), &claims).expect("issue")
 }
 
 fn admin<M>(fake: &Fake, message: M) -> Request<M> {
