@@ -175,7 +175,7 @@ impl Certificates {
 
     /// For TLS over TCP (MQTT): serves this certificate and asks clients for none.
     pub fn server_config(&self) -> Result<rustls::ServerConfig, rustls::Error> {
-        let builder = rustls::ServerConfig::builder_with_provider(super::quic::provider())
+        let builder = rustls::ServerConfig::builder_with_provider(super::setup::provider())
             .with_safe_default_protocol_versions()?;
         builder.with_no_client_auth().with_single_cert(self.chain.clone(), self.key.clone_key())
     }
