@@ -23,7 +23,7 @@ use crate::{
     config::{self, Config, DevOptions},
     control::{ControlHandle, actor::Actor, leader::Settings, link_server},
     edge::{self, EdgeHandle, EdgeOptions},
-    raft,
+    raft::{QuicTransport, RaftServer},
     telemetry::{self, Condition, Health, http::Pages},
     transport::{
         Certificates, Endpoint, Roles,
@@ -170,7 +170,7 @@ impl Control {
         background: &mut Vec<JoinHandle<()>>,
     ) -> anyhow::Result<Self> {
         let options = group_options(config);
-        let transport = Arc::new(raft::QuicTransport::new(endpoint.clone()));
+        let transport = Arc::new(QuicTransport::new(endpoint.clone()));
         let (group, effects) = ControlGroup::start(options, transport).await?;
         let settings = Settings {
             ttl_default_ms: millis(config.push.ttl_default),
@@ -186,15 +186,16 @@ impl Control {
 
 /// Every QUIC connection of another node, by what it wants to speak. Ends with the endpoint.
 async fn accept_connections(endpoint: Endpoint, handle: ControlHandle) {
+    // One for all connections: it remembers who was a member.
+    let raft = RaftServer::new(Arc::new(handle.group().clone()));
     while let Some(connection) = endpoint.accept().await {
-        let handle = handle.clone();
-        tokio::spawn(serve_connection(connection, handle));
+        tokio::spawn(serve_connection(connection, raft.clone(), handle.clone()));
     }
 }
 
-async fn serve_connection(connection: Connection, handle: ControlHandle) {
+async fn serve_connection(connection: Connection, raft: RaftServer, handle: ControlHandle) {
     match connection.alpn {
-        Alpn::Raft => raft::serve(connection, handle.group().clone()).await,
+        Alpn::Raft => raft.serve(connection).await,
         Alpn::Link => link_server::serve(handle, connection).await,
     }
 }

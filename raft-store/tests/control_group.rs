@@ -1,10 +1,10 @@
 //! Members of a control group together: what survives which fault.
 
-mod cluster;
+mod support;
 
 use cluster_proto::NodeId;
 use raft_store::{Leadership, MembershipError, Options, Positions, ProposeError, ReadError};
-use cluster::{World, addresses, create_app, until};
+use support::{World, addresses, create_app, until};
 
 fn usual(_: &mut Options) {}
 
@@ -143,7 +143,7 @@ async fn leadership_goes_where_it_is_sent() {
     let (old, leader) = world.leader(&[]).await;
     let target = world.ids().into_iter().find(|id| *id != old).expect("another");
     leader.transfer_leader(Some(target)).await.expect("transfer");
-    cluster::leads(&world.group(target)).await;
+    support::leads(&world.group(target)).await;
     drop(leader);
     world.stop_all().await;
 }
@@ -214,7 +214,7 @@ async fn new_pushes_are_refused_on_a_full_disk_and_everything_else_goes_on() {
     let world = World::start(1, |options| options.disk_reserve_bytes = u64::MAX).await;
     world.write("app").await;
     let (_, leader) = world.leader(&[]).await;
-    assert_eq!(leader.propose(cluster::accept_push()).await, Err(ProposeError::DiskFull));
+    assert_eq!(leader.propose(support::accept_push()).await, Err(ProposeError::DiskFull));
     world.write("another app").await;
     drop(leader);
     world.stop_all().await;

@@ -1,13 +1,13 @@
 //! The same log gives the same tables, however it is sliced, cached, flushed, interrupted or started from a
 //! checkpoint (I8).
 
-mod support;
+mod model_support;
 
 use std::path::Path;
 
 use cluster_proto::AppId;
+use model_support::{Entry, Generator, id};
 use raft_store::tables::{self, EntryPosition, StateMachine, Tables, TablesOptions};
-use support::{Entry, Generator, id};
 use tempfile::TempDir;
 
 const ENTRIES: usize = 220;

@@ -1,14 +1,16 @@
 //! The machines at both ends of the link (see `cluster_proto::link` for the conversation).
 //!
-//! The leader's memory:
-//! - [`presence`]: which terminal is on which edge.
-//! - [`handed`]: what is in flight.
-//! - [`edge_filters`]: which edges have subscribers for a topic.
+//! The edge's side:
+//! - [`edge`]: finding the leader, greeting, resuming, heartbeats.
+//! - [`lane`], [`outbox`], [`requests`]: what is kept until it is answered.
+//! - [`lease`]: how long the edge may act without hearing from the leader.
+//! - [`backoff`]: delays between attempts.
 
-pub mod edge_filters;
-pub mod handed;
-pub mod presence;
+pub mod backoff;
+pub mod edge;
+pub mod lane;
+pub mod lease;
+pub mod outbox;
+pub mod requests;
 
-pub use edge_filters::EdgeFilters;
-pub use handed::Handed;
-pub use presence::{Binding, Presence, Who};
+pub use edge::{EdgeLink, EdgeLinkOptions, EdgeOutput, EdgeState, SessionAnswer};

@@ -16,7 +16,10 @@ const API_TOKEN_TTL_DEFAULT_S: u64 = 90 * 24 * 3_600;
 
 #[tonic::async_trait]
 impl<C: Control> Apps for Services<C> {
-    async fn create(&self, request: Request<admin::CreateAppRequest>) -> Result<Response<admin::App>, Status> {
+    async fn create(
+        &self,
+        request: Request<admin::CreateAppRequest>,
+    ) -> Result<Response<admin::App>, Status> {
         self.gate.allow(&request, Scope::Admin)?.everywhere()?;
         let name = request.into_inner().name;
         validate::new_app(&name)?;
@@ -90,6 +93,8 @@ fn scope(name: &str) -> Result<Scope, Status> {
         "push" => Ok(Scope::Push),
         "terminals" => Ok(Scope::Terminals),
         "read" => Ok(Scope::Read),
-        other => Err(validate::invalid(format!("there is no scope {other:?}: admin, push, terminals or read"))),
+        other => {
+            Err(validate::invalid(format!("there is no scope {other:?}: admin, push, terminals or read")))
+        }
     }
 }

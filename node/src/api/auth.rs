@@ -155,7 +155,9 @@ fn peer(extensions: &Extensions) -> Option<Peer> {
 
 fn bearer(headers: &HeaderMap) -> Result<&str, Status> {
     let missing = || {
-        Status::unauthenticated("no token: send `authorization: Bearer TOKEN` (the CLI: --token or CARILLON_TOKEN)")
+        Status::unauthenticated(
+            "no token: send `authorization: Bearer TOKEN` (the CLI: --token or CARILLON_TOKEN)",
+        )
     };
     let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
     let (scheme, token) = value.split_once(' ').ok_or_else(missing)?;

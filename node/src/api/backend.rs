@@ -3,10 +3,7 @@
 use std::future::Future;
 
 use cluster_proto::{AppId, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses};
-use raft_store::{
-    Applied, CommandBody,
-    command::SigningKey,
-};
+use raft_store::{Applied, CommandBody, command::SigningKey};
 use tokio::sync::watch;
 
 /// Who leads, as this member knows.
@@ -97,6 +94,8 @@ pub enum ProposeError {
     Unknown,
     /// Too many proposals wait; not done.
     Full,
+    /// So many bytes do not fit into one log entry; not done.
+    TooLarge(usize),
     /// The disk is nearly full; not done.
     DiskFull,
     /// The node goes down; not done.
@@ -150,7 +149,7 @@ pub trait Control: Clone + Send + Sync + 'static {
         &self,
         nodes: Vec<(NodeId, NodeAddresses)>,
     ) -> impl Future<Output = Result<(), MembershipError>> + Send;
-    /// Adds a learner and waits until it has caught up.
+    /// Adds a learner.
     fn add_learner(
         &self,
         id: NodeId,
@@ -161,7 +160,8 @@ pub trait Control: Clone + Send + Sync + 'static {
     /// Takes a member out.
     fn remove(&self, id: NodeId) -> impl Future<Output = Result<(), MembershipError>> + Send;
     /// Hands leadership over, to this one or to any.
-    fn transfer_leader(&self, to: Option<NodeId>) -> impl Future<Output = Result<(), MembershipError>> + Send;
+    fn transfer_leader(&self, to: Option<NodeId>)
+    -> impl Future<Output = Result<(), MembershipError>> + Send;
 
     /// How far the tables are.
     fn position(&self) -> Position;

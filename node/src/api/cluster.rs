@@ -23,12 +23,20 @@ use crate::auth::{self, IssueError};
 const APP_DEFAULT: &str = "default";
 /// How long a founder waits for the first election.
 const FIRST_LEADER_WITHIN: Duration = Duration::from_secs(5);
+/// How far behind a new node counts as caught up: replication of so many entries takes a moment.
+const CAUGHT_UP_WITHIN_ENTRIES: u64 = 1_000;
+/// How long a new node may take for a snapshot and the log behind it.
+const CATCH_UP_WITHIN: Duration = Duration::from_secs(3_600);
+const CATCH_UP_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The first admin token; operators make more with their certificate.
 const ADMIN_TOKEN_TTL_S: u64 = 366 * 24 * 3_600;
 
 #[tonic::async_trait]
 impl<C: Control> Cluster for Services<C> {
-    async fn init(&self, request: Request<admin::InitRequest>) -> Result<Response<admin::InitResponse>, Status> {
+    async fn init(
+        &self,
+        request: Request<admin::InitRequest>,
+    ) -> Result<Response<admin::InitResponse>, Status> {
         let caller = self.gate.allow(&request, Scope::Admin)?;
         if !caller.operator {
             return Err(Status::permission_denied(
@@ -57,6 +65,7 @@ impl<C: Control> Cluster for Services<C> {
         let (id, addresses) = node(asked)?;
         tracing::info!(node = %id, link = addresses.link, "add node");
         self.control.add_learner(id, addresses).await.map_err(status::membership)?;
+        caught_up(&self.control, id).await?;
         Ok(Response::new(self.cluster_status().await))
     }
 
@@ -208,6 +217,29 @@ async fn wait_for_leader<C: Control>(control: &C) -> Result<(), Status> {
     }
 }
 
+/// Waits until a new node has (nearly) all that is applied here.
+async fn caught_up<C: Control>(control: &C, id: NodeId) -> Result<(), Status> {
+    let deadline = tokio::time::Instant::now() + CATCH_UP_WITHIN;
+    loop {
+        if !control.leadership().borrow().is_leader {
+            return Err(Status::unknown(format!(
+                "the leader changed while node {id} was catching up: it is added, look with `carillon cluster status`"
+            )));
+        }
+        let member = control.members().into_iter().find(|member| member.id == id);
+        let behind = member.and_then(|member| member.matched).map(|at| control.position().index.saturating_sub(at));
+        if behind.is_some_and(|entries| entries <= CAUGHT_UP_WITHIN_ENTRIES) {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(Status::failed_precondition(format!(
+                "node {id} is added and has not caught up in an hour: is it running, and is its link address right?"
+            )));
+        }
+        tokio::time::sleep(CATCH_UP_LOOK_EVERY).await;
+    }
+}
+
 fn check_founders(nodes: &[(NodeId, NodeAddresses)], own: NodeId) -> Result<(), Status> {
     let ids: BTreeSet<_> = nodes.iter().map(|(id, _)| *id).collect();
     if ids.len() != nodes.len() {
@@ -227,12 +259,17 @@ fn node(asked: admin::Node) -> Result<(NodeId, NodeAddresses), Status> {
         [("link", &asked.link, true), ("api", &asked.api, true), ("mqtt", &asked.mqtt, false)]
     {
         if !is_host_port(address) && (needed || !address.is_empty()) {
-            return Err(validate::invalid(format!("node {}: {name} must be host:port, not {address:?}", asked.id)));
+            return Err(validate::invalid(format!(
+                "node {}: {name} must be host:port, not {address:?}",
+                asked.id
+            )));
         }
     }
     Ok((NodeId(asked.id), NodeAddresses { link: asked.link, api: asked.api, mqtt: asked.mqtt }))
 }
 
 fn is_host_port(address: &str) -> bool {
-    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }

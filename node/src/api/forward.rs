@@ -163,7 +163,12 @@ enum Try {
 }
 
 impl Forward {
-    async fn route<S>(mut self, request: Request<Body>, kind: Kind, inner: S) -> Result<Response<Body>, Status>
+    async fn route<S>(
+        mut self,
+        request: Request<Body>,
+        kind: Kind,
+        inner: S,
+    ) -> Result<Response<Body>, Status>
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
@@ -196,7 +201,8 @@ impl Forward {
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let deadline = Instant::now() + ROUTE_WITHIN;
+        // Only the node that was called waits for a leader; the others say at once that they know none.
+        let deadline = Instant::now() + if call.hops == 0 { ROUTE_WITHIN } else { Duration::ZERO };
         let mut last = status::unavailable("there is no leader now");
         let mut tries = 0;
         loop {
@@ -255,10 +261,9 @@ impl Forward {
         if call.hops >= HOPS_MAX {
             return Ok(Try::NotDone(status::unavailable("the nodes do not agree on the leader yet")));
         }
-        let mut channel = self
-            .channels
-            .to(&remote.api)
-            .map_err(|error| status::unavailable(&format!("the leader's address {:?}: {error}", remote.api)))?;
+        let mut channel = self.channels.to(&remote.api).map_err(|error| {
+            status::unavailable(&format!("the leader's address {:?}: {error}", remote.api))
+        })?;
         counter!(API_FORWARDED_TOTAL).increment(1);
         let sent = Sent::default();
         let body = Body::new(Watched::new(call.bytes.clone(), sent.clone()));

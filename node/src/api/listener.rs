@@ -131,7 +131,8 @@ fn certified(
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = certificates(what, cert)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| TlsError(what, format!("its key: {e}")))?;
-    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|e| TlsError(what, e.to_string()))?;
+    let certified =
+        CertifiedKey::from_der(chain, key, provider).map_err(|e| TlsError(what, e.to_string()))?;
     Ok(Arc::new(certified))
 }
 

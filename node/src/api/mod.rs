@@ -5,7 +5,7 @@
 //!                                  │
 //!                                  └─ not the leader: the whole call, unread, to the node that is
 //! ```
-//! - [`server`]: puts it together.
+//! - [`server`], `start`: put it together.
 //! - [`forward`]: answers here or passes on; what happens when the leader is lost meanwhile.
 //! - [`auth`]: who calls, and what they may.
 //! - [`backend`]: what the services need of the control group.
@@ -22,12 +22,16 @@ pub mod forward;
 mod listener;
 mod pushes;
 pub mod server;
+mod start;
 pub mod status;
 mod terminals;
 mod validate;
+
+#[cfg(test)]
+mod tests;
 
 pub use auth::Gate;
 pub use backend::Control;
 pub use cluster::{admin_token, found};
 pub use forward::{Remote, Target};
-pub use server::{Server, ServerTls};
+pub use start::{Mode, Server, found_alone};

@@ -230,7 +230,8 @@ impl<C: Control> Watch<C> {
                 continue;
             }
             let now = self.services.status_of(self.app, self.push).await?;
-            let changed = admin::StatusResponse { log_index: self.last.log_index, ..now.clone() } != self.last;
+            let changed =
+                admin::StatusResponse { log_index: self.last.log_index, ..now.clone() } != self.last;
             self.last = now;
             if changed {
                 return Ok(self.last.clone());

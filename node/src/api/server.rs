@@ -60,12 +60,9 @@ impl std::fmt::Debug for ServerTls {
 #[error("the {0} cannot be used: {1}; `carillon certs` makes certificates that can")]
 pub struct TlsError(pub(super) &'static str, pub(super) String);
 
-/// Why the server ended, or did not start.
+/// Why the server ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Certificates.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
     /// The transport.
     #[error("serve the API: {0}")]
     Transport(#[from] transport::Error),
@@ -74,25 +71,31 @@ pub enum ServeError {
     Reflection(String),
 }
 
-/// A server about to start.
-#[derive(Debug)]
-pub struct Server {
-    /// Where to accept.
-    pub listener: TcpListener,
-    /// Absent: in clear, for `dev`.
-    pub tls: Option<ServerTls>,
-    /// Verifies callers.
-    pub gate: Gate,
-    /// Where calls are answered.
-    pub target: watch::Receiver<Target>,
-    /// What `grpc.health.v1` tells.
-    pub health: Health,
+/// A server about to serve.
+pub(super) struct Bound {
+    listener: TcpListener,
+    tls: Option<rustls::ServerConfig>,
+    forward: Forward,
+    health: Health,
 }
 
-impl Server {
+impl Bound {
+    /// `tls` absent: in clear. `target` says where calls are answered, `health` what `grpc.health.v1` tells.
+    pub(super) fn new(
+        listener: TcpListener,
+        tls: Option<ServerTls>,
+        gate: Gate,
+        target: watch::Receiver<Target>,
+        health: Health,
+    ) -> Result<Self, TlsError> {
+        let forward = Forward::new(target, Channels::new(tls.as_ref()), gate);
+        let tls = tls.as_ref().map(listener::config).transpose()?;
+        Ok(Self { listener, tls, forward, health })
+    }
+
     /// Serves until `stop` resolves, then finishes the calls in flight. `services` is absent on a node without the
     /// control role, which passes everything on.
-    pub async fn serve<C: Control>(
+    pub(super) async fn serve<C: Control>(
         self,
         services: Option<Services<C>>,
         stop: impl Future<Output = ()> + Send,
@@ -107,19 +110,15 @@ impl Server {
         if let Some(services) = services {
             routes = services.add_to(routes);
         }
-        let forward = Forward::new(self.target, Channels::new(self.tls.as_ref()), self.gate);
         let router = transport::Server::builder()
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-            .layer(forward)
+            .layer(self.forward)
             .add_routes(routes);
         let serve = async {
-            match &self.tls {
-                Some(tls) => {
-                    let incoming = listener::tls(self.listener, listener::config(tls)?);
-                    router.serve_with_incoming_shutdown(incoming, stop).await?;
-                }
+            match self.tls {
+                Some(tls) => router.serve_with_incoming_shutdown(listener::tls(self.listener, tls), stop).await?,
                 None => router.serve_with_incoming_shutdown(listener::plain(self.listener), stop).await?,
             }
             Ok(())

@@ -32,7 +32,9 @@ pub fn not_initialised() -> Status {
 
 /// A push that is not there, or belongs to another app.
 pub fn no_push(push: PushId) -> Status {
-    Status::not_found(format!("there is no push {push} in this app (settled pushes are removed after push.retention)"))
+    Status::not_found(format!(
+        "there is no push {push} in this app (settled pushes are removed after push.retention)"
+    ))
 }
 
 /// A terminal that is not registered.
@@ -50,9 +52,12 @@ pub fn propose(error: ProposeError) -> Status {
     match error {
         ProposeError::NotLeader => unavailable("this node does not lead (any more)"),
         ProposeError::Unknown => unknown("the leader was lost while the call was in flight"),
-        ProposeError::Full => {
-            Status::resource_exhausted("too many calls wait for the log; nothing was done, try again more slowly")
-        }
+        ProposeError::Full => Status::resource_exhausted(
+            "too many calls wait for the log; nothing was done, try again more slowly",
+        ),
+        ProposeError::TooLarge(bytes) => Status::resource_exhausted(format!(
+            "the call makes a log entry of {bytes} bytes, which is too many; name fewer terminals in one call"
+        )),
         ProposeError::DiskFull => disk_full(),
         ProposeError::Stopped => unavailable("this node is going down"),
     }
@@ -91,9 +96,9 @@ pub fn unexpected(applied: &Applied) -> Status {
 pub fn membership(error: MembershipError) -> Status {
     match error {
         MembershipError::NotLeader => unavailable("this node does not lead (any more)"),
-        MembershipError::Unknown => {
-            Status::unknown("the outcome is unknown: the leader was lost meanwhile; look with `carillon cluster status`")
-        }
+        MembershipError::Unknown => Status::unknown(
+            "the outcome is unknown: the leader was lost meanwhile; look with `carillon cluster status`",
+        ),
         MembershipError::Refused(why) => Status::failed_precondition(why),
         MembershipError::NoSuchNode(id) => Status::not_found(format!("node {id} is not a member")),
     }

@@ -16,8 +16,9 @@ use tonic::{Request, Response, Status};
 use super::{Control, backend::TerminalView, server::Services, status, validate};
 use crate::auth;
 
-/// Terminals in one command: small enough to share a log entry with pushes that wait.
+/// Terminals in one command, and their bytes: it must not keep pushes waiting that come after it.
 const REGISTER_CHUNK: usize = 5_000;
+const REGISTER_CHUNK_BYTES: usize = 512 * 1024;
 /// Credentials in one message; signing that many takes about 40 ms.
 const CREDENTIALS_CHUNK: usize = 1_000;
 /// Terminals in one message of a list.
@@ -78,9 +79,8 @@ impl<C: Control> Terminals for Services<C> {
         self.control.linearize().await.map_err(status::no_leader)?;
         let view = self.control.terminal(app, &id).ok_or_else(|| status::no_terminal(&id))?;
         let subscriptions = self.control.subscriptions(view.no).into_iter();
-        let subscriptions = subscriptions
-            .map(|(filter, qos)| admin::Subscription { filter, qos: u32::from(qos) })
-            .collect();
+        let subscriptions =
+            subscriptions.map(|(filter, qos)| admin::Subscription { filter, qos: u32::from(qos) }).collect();
         Ok(Response::new(admin::SubscriptionsResponse { subscriptions }))
     }
 
@@ -108,7 +108,8 @@ impl<C: Control> Terminals for Services<C> {
         let numbered = self.numbered(app, ids).await?;
         let key = self.control.signing_key().ok_or_else(status::not_initialised)?;
         let edges = self.control.edges().await;
-        let edges: Vec<_> = edges.into_iter().map(|e| e.addresses.mqtt).filter(|mqtt| !mqtt.is_empty()).collect();
+        let edges: Vec<_> =
+            edges.into_iter().map(|e| e.addresses.mqtt).filter(|mqtt| !mqtt.is_empty()).collect();
         tracing::info!(app = name, count = numbered.len(), caller = caller.name, "issue credentials");
         let issuer = Issuer { name, app, ttl_s, key, edges, now_s: self.gate.now_ms() / 1_000 };
         let issue = Issue { control: self.control.clone(), issuer, rest: numbered.into_iter() };
@@ -155,7 +156,7 @@ impl<C: Control> Services<C> {
         }
         let (mut all, mut registered) = (Vec::with_capacity(terminals.len()), 0);
         while !terminals.is_empty() {
-            let rest = terminals.split_off(terminals.len().min(REGISTER_CHUNK));
+            let rest = terminals.split_off(chunk_len(&terminals));
             let body = CommandBody::RegisterTerminals { app, terminals };
             match self.control.propose(body).await.map_err(status::propose)? {
                 Applied::Registered { nos, new } => {
@@ -170,7 +171,11 @@ impl<C: Control> Services<C> {
     }
 
     /// The numbers of these terminals; registers those that have none.
-    async fn numbered(&self, app: AppId, ids: Vec<TerminalId>) -> Result<Vec<(TerminalId, TerminalNo)>, Status> {
+    async fn numbered(
+        &self,
+        app: AppId,
+        ids: Vec<TerminalId>,
+    ) -> Result<Vec<(TerminalId, TerminalNo)>, Status> {
         let known = |id: &TerminalId| self.control.terminal(app, id).map(|view| view.no);
         let missing: Vec<_> = ids.iter().filter(|id| known(id).is_none()).cloned().collect();
         let new = missing.iter().map(|id| NewTerminal { id: id.clone(), tags: None }).collect();
@@ -197,6 +202,17 @@ impl<C: Control> Services<C> {
             id: view.id.into(),
         }
     }
+}
+
+/// How many of these go into the next command; at least one.
+fn chunk_len(terminals: &[NewTerminal]) -> usize {
+    let mut bytes = 0;
+    let fits = terminals.iter().take(REGISTER_CHUNK).take_while(|new| {
+        let tags = new.tags.iter().flatten().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        bytes += new.id.as_str().len() + tags;
+        bytes <= REGISTER_CHUNK_BYTES
+    });
+    fits.count().max(1).min(terminals.len())
 }
 
 /// A list in progress.

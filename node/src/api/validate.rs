@@ -178,7 +178,10 @@ fn check_tags(tags: &[(String, String)]) -> Result<(), String> {
             return Err(format!("key {key:?} must have 1 to {TAG_KEY_LEN_MAX} bytes"));
         }
         if value.len() > TAG_VALUE_LEN_MAX {
-            return Err(format!("the value of {key:?} has {} bytes, the most is {TAG_VALUE_LEN_MAX}", value.len()));
+            return Err(format!(
+                "the value of {key:?} has {} bytes, the most is {TAG_VALUE_LEN_MAX}",
+                value.len()
+            ));
         }
         if key.contains(|c: char| c.is_control() || c == '=') || value.contains(char::is_control) {
             return Err(format!("{key:?} has a control character, or `=` in its key"));

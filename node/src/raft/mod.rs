@@ -8,6 +8,7 @@
 pub mod server;
 pub mod transport;
 
+mod group;
 mod lane;
 mod peer;
 mod snapshot_io;

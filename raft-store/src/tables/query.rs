@@ -43,6 +43,16 @@ impl Tables {
         })
     }
 
+    /// Whether there is an app of this number.
+    pub fn has_app(&self, app: AppId) -> bool {
+        self.ask(|view| Ok(read::<AppRow>(view, &keys::app(app))?.is_some()))
+    }
+
+    /// The number of a terminal, given or lent.
+    pub fn terminal_no(&self, app: AppId, id: &TerminalId) -> Option<TerminalNo> {
+        self.ask(|view| read::<TerminalNo>(view, &keys::terminal_id(app, id)))
+    }
+
     /// A terminal by its id, registered or lent a number.
     pub fn terminal_by_id(&self, app: AppId, id: &TerminalId) -> Option<TerminalRecord> {
         self.ask(|view| match read::<TerminalNo>(view, &keys::terminal_id(app, id))? {

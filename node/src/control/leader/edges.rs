@@ -121,10 +121,6 @@ impl Leader {
         self.filters.forget(node);
         self.actions.push(Action::Control(link, LeaderControl::Welcome(welcome)));
         self.actions.push(Action::Control(link, LeaderControl::Keys(self.tables.public_keys())));
-        for (app, terminal, issued_until) in self.tables.revocations() {
-            let revoke = LeaderControl::Revoke { app, terminal, issued_until };
-            self.actions.push(Action::Control(link, revoke));
-        }
     }
 
     fn resuming(
@@ -169,6 +165,10 @@ impl Leader {
         in_flight: &BTreeMap<PushId, TerminalSet>,
         missing: &mut BTreeMap<PushId, TerminalSet>,
     ) {
+        let revoked_until = self.tables.revoked_until(report.app, &report.terminal);
+        if report.credential_issued_at != 0 && report.credential_issued_at <= revoked_until {
+            return self.unbind(link, report, UnbindReason::Revoked);
+        }
         let who = report.no.map_or_else(|| self.who(report.app, &report.terminal), Who::Numbered);
         let binding = Binding { edge: node, epoch: report.epoch, live: report.live };
         match self.presence.bind(who.clone(), binding) {

@@ -1,0 +1,169 @@
+//! Session requests that wait for an answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster_proto::link::{SessionRequest, SessionRequestBody, Subscribe, Unsubscribe};
+
+/// Requests kept until answered and sent again, in the order first asked, on a new link. Subscribe and Unsubscribe
+/// are numbered in lane Session besides. Pulls are not kept: after a new link every terminal pulls anyway.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    kept: BTreeMap<u64, SessionRequestBody>,
+    /// Binds given up after they were sent on this link: their answers are still to be heard, so that a binding
+    /// nobody wants can be ended.
+    given_up: BTreeSet<u64>,
+    next_request: u64,
+    next_seq: u64,
+    kept_max: usize,
+}
+
+impl Requests {
+    /// Keeps at most `kept_max` binds and subscription changes; then it refuses more.
+    pub fn new(kept_max: usize) -> Self {
+        Self { kept: BTreeMap::new(), given_up: BTreeSet::new(), next_request: 1, next_seq: 1, kept_max }
+    }
+
+    /// Takes a request and numbers it; `None` when full. An Unbind is always taken: there is at most one for each
+    /// connection that was bound.
+    pub fn push(&mut self, mut body: SessionRequestBody) -> Option<SessionRequest> {
+        let always = matches!(body, SessionRequestBody::Unbind(_) | SessionRequestBody::Pull { .. });
+        if !always && self.kept.len() >= self.kept_max {
+            return None;
+        }
+        if let Some(seq) = seq_mut(&mut body) {
+            *seq = self.next_seq;
+            self.next_seq += 1;
+        }
+        let request = self.next_request;
+        self.next_request += 1;
+        if !matches!(body, SessionRequestBody::Pull { .. }) {
+            self.kept.insert(request, body.clone());
+        }
+        Some(SessionRequest { request, body })
+    }
+
+    /// Answered, or given up: whether it was waiting.
+    pub fn answer(&mut self, request: u64) -> bool {
+        self.kept.remove(&request).is_some() || self.given_up.remove(&request)
+    }
+
+    /// Gives up a Bind whose connection is gone. Numbered requests cannot be given up: that would leave a gap.
+    pub fn cancel_bind(&mut self, request: u64, sent: bool) {
+        if let Some(SessionRequestBody::Bind(_)) = self.kept.get(&request) {
+            self.kept.remove(&request);
+            if sent {
+                self.given_up.insert(request);
+            }
+        }
+    }
+
+    /// A new link: nothing that was given up is answered on it.
+    pub fn rewind(&mut self) {
+        self.given_up.clear();
+    }
+
+    /// Lane Session is applied up to `seq`: the requests this answers, in order.
+    pub fn answer_upto(&mut self, seq: u64) -> Vec<u64> {
+        let covered = |body: &SessionRequestBody| matches!(seq_of(body), Some(s) if s <= seq);
+        let requests: Vec<u64> =
+            self.kept.iter().filter(|(_, body)| covered(body)).map(|(request, _)| *request).collect();
+        for request in &requests {
+            self.kept.remove(request);
+        }
+        requests
+    }
+
+    /// Everything unanswered, in the order asked.
+    pub fn unanswered(&self) -> impl Iterator<Item = SessionRequest> + '_ {
+        self.kept.iter().map(|(request, body)| SessionRequest { request: *request, body: body.clone() })
+    }
+
+    /// Whether everything is answered.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+}
+
+fn seq_of(body: &SessionRequestBody) -> Option<u64> {
+    match body {
+        SessionRequestBody::Subscribe(Subscribe { seq, .. })
+        | SessionRequestBody::Unsubscribe(Unsubscribe { seq, .. }) => Some(*seq),
+        _ => None,
+    }
+}
+
+fn seq_mut(body: &mut SessionRequestBody) -> Option<&mut u64> {
+    match body {
+        SessionRequestBody::Subscribe(Subscribe { seq, .. })
+        | SessionRequestBody::Unsubscribe(Unsubscribe { seq, .. }) => Some(seq),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cluster_proto::{AppId, Epoch, TerminalId, TerminalNo, link::Unbind};
+
+    use super::*;
+
+    fn subscribe() -> SessionRequestBody {
+        SessionRequestBody::Subscribe(Subscribe {
+            seq: 0,
+            app: AppId::DEFAULT,
+            terminal: TerminalId::new("tv").expect("id"),
+            epoch: Epoch::default(),
+            connection: 1,
+            subscriptions: Vec::new(),
+        })
+    }
+
+    fn unbind() -> SessionRequestBody {
+        SessionRequestBody::Unbind(Unbind {
+            app: AppId::DEFAULT,
+            terminal: TerminalId::new("tv").expect("id"),
+            epoch: Epoch::default(),
+            session_expiry_s: 0,
+        })
+    }
+
+    #[test]
+    fn only_subscription_changes_are_numbered_in_the_lane() {
+        let mut requests = Requests::new(10);
+        requests.push(unbind());
+        let second = requests.push(subscribe()).expect("room");
+        let third = requests.push(subscribe()).expect("room");
+        assert_eq!((second.request, seq_of(&second.body)), (2, Some(1)));
+        assert_eq!((third.request, seq_of(&third.body)), (3, Some(2)));
+        assert_eq!(requests.answer_upto(1), [2]);
+        assert_eq!(requests.unanswered().map(|r| r.request).collect::<Vec<_>>(), [1, 3]);
+    }
+
+    #[test]
+    fn a_full_table_still_takes_unbinds_and_does_not_use_up_numbers() {
+        let mut requests = Requests::new(1);
+        assert!(requests.push(subscribe()).is_some());
+        assert!(requests.push(subscribe()).is_none());
+        assert!(requests.push(unbind()).is_some());
+        requests.answer(1);
+        requests.answer(2);
+        assert_eq!(requests.push(subscribe()).and_then(|r| seq_of(&r.body)), Some(2));
+    }
+
+    #[test]
+    fn pulls_are_not_kept() {
+        let mut requests = Requests::new(1);
+        let pull = SessionRequestBody::Pull {
+            no: TerminalNo(1),
+            epoch: Epoch::default(),
+            after: cluster_proto::PushId(0),
+            max: 1,
+        };
+        assert!(requests.push(pull).is_some());
+        assert!(requests.is_empty());
+    }
+}

@@ -1,0 +1,155 @@
+//! What the hub and the other shards say.
+
+use cluster_proto::{
+    AppId, SessionId, TerminalId, TerminalNo,
+    link::{Bound, PublishOutcome, RefuseReason, UnbindReason},
+};
+use fabric_core::mqtt::{Changed, CloseCause, Matching, RequestNo};
+
+use super::Shard;
+use crate::edge::messages::{ConnId, LinkNo, ShardReport, ToHub, ToShard};
+
+/// Whether the shard goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    Continue,
+    /// Take no more connections.
+    StopListening,
+    Stop,
+}
+
+impl Shard {
+    pub(super) fn handle(&mut self, message: ToShard) -> Flow {
+        match message {
+            ToShard::Deliver(link, delivery) => self.deliver(link, delivery),
+            ToShard::Payload(push, message) => self.payload(push, message),
+            ToShard::Transient(message, expires_at_ms) => {
+                self.show_all(&message, None, Matching::Any, expires_at_ms);
+            }
+            ToShard::Bound(conn, result) => self.bound(conn, result),
+            ToShard::Changed(conn, request, result) => self.changed(conn, request, result),
+            ToShard::Published(conn, request, result) => self.published(conn, request, result),
+            ToShard::Close(conn, cause) => {
+                if self.connection(conn.slot, conn.connection).is_some() {
+                    self.with_session(conn.slot, |session, _, out| session.close(cause, out));
+                }
+            }
+            ToShard::CloseAll(cause) => self.close_all(cause),
+            ToShard::Revoked(app, terminal, issued_until) => self.revoked(app, terminal, issued_until),
+            ToShard::Report(link) => self.report(link),
+            ToShard::LinkLive(link) => self.link_live(link),
+            ToShard::LinkLost => self.link_lost(),
+            ToShard::Drain => {
+                self.close_all(CloseCause::ServerShuttingDown);
+                return Flow::StopListening;
+            }
+            ToShard::Stop => return Flow::Stop,
+        }
+        Flow::Continue
+    }
+
+    // ------------------------------------------------------------ answers
+
+    fn bound(&mut self, conn: ConnId, result: Result<Bound, RefuseReason>) {
+        let Some(connection) = self.connection(conn.slot, conn.connection) else { return };
+        if let Ok(bound) = &result
+            && connection.closing_until_ms.is_none()
+        {
+            connection.epoch = Some(bound.epoch);
+            connection.no = bound.no;
+            if let Some(no) = bound.no {
+                self.by_no.insert(no, conn.slot);
+            }
+            self.counters.connects.increment(1);
+        }
+        self.with_session(conn.slot, |session, at, out| session.handle_bound(at, result, out));
+        self.read_on(conn.slot);
+    }
+
+    fn changed(
+        &mut self,
+        conn: ConnId,
+        request: RequestNo,
+        result: Result<(TerminalNo, SessionId), RefuseReason>,
+    ) {
+        let Some(connection) = self.connection(conn.slot, conn.connection) else { return };
+        if let Ok((no, _)) = result
+            && connection.closing_until_ms.is_none()
+        {
+            connection.no = Some(no);
+            self.by_no.insert(no, conn.slot);
+        }
+        let result = result.map(|(no, session)| Changed { no, session });
+        self.with_session(conn.slot, |session, at, out| session.handle_changed(at, request, result, out));
+        self.read_on(conn.slot);
+    }
+
+    fn published(&mut self, conn: ConnId, request: RequestNo, result: Result<PublishOutcome, RefuseReason>) {
+        if self.connection(conn.slot, conn.connection).is_some() {
+            self.with_session(conn.slot, |session, at, out| session.handle_published(at, request, result, out));
+            self.read_on(conn.slot);
+        }
+    }
+
+    // ------------------------------------------------------------ the link
+
+    fn report(&mut self, link: LinkNo) {
+        let mut report = ShardReport::default();
+        for (slot, connection) in &self.connections {
+            let Some(no) = connection.no.filter(|_| connection.session.is_live()) else { continue };
+            let conn = ConnId { shard: self.index, slot: slot as u32, connection: connection.id };
+            report.terminals.push((conn, connection.session.after()));
+            for push in connection.session.in_flight() {
+                report.in_flight.entry(push).or_default().insert(no);
+            }
+        }
+        self.tell_hub(ToHub::Report(link, Box::new(report)));
+    }
+
+    fn link_live(&mut self, link: LinkNo) {
+        self.link = link;
+        for slot in self.slots() {
+            self.with_session(slot, |session, at, out| {
+                session.link_ready(out);
+                if session.has_waiting() {
+                    session.handle_writable(at, out);
+                }
+            });
+        }
+    }
+
+    fn link_lost(&mut self) {
+        self.link = LinkNo::default();
+        for (_, connection) in &mut self.connections {
+            connection.session.link_lost();
+        }
+    }
+
+    // ------------------------------------------------------------ closing
+
+    fn close_all(&mut self, cause: CloseCause) {
+        for slot in self.slots() {
+            self.with_session(slot, |session, _, out| session.close(cause, out));
+        }
+        // In order behind the news of every connection's end.
+        self.tell_hub(ToHub::AllClosed);
+    }
+
+    fn revoked(&mut self, app: AppId, terminal: Option<TerminalId>, issued_until: u64) {
+        for slot in self.slots() {
+            let Some(grant) = self.connections[slot as usize].session.grant() else { continue };
+            let named = terminal.as_ref().is_none_or(|terminal| *terminal == grant.terminal);
+            // Anonymous clients have no credential that could be void.
+            let void = grant.credential_issued_at != 0 && grant.credential_issued_at <= issued_until;
+            if grant.app == app && named && void {
+                let cause = CloseCause::Unbound(UnbindReason::Revoked);
+                self.with_session(slot, |session, _, out| session.close(cause, out));
+            }
+        }
+        self.authenticator.revoke(app, terminal, issued_until);
+    }
+
+    fn slots(&self) -> Vec<u32> {
+        self.connections.iter().map(|(slot, _)| slot as u32).collect()
+    }
+}
