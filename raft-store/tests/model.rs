@@ -10,13 +10,13 @@ use cluster_proto::{
     link::{Lane, Origin},
 };
 use fabric_core::subscriptions::filter;
+use model_support::{Generator, TOPICS};
 use raft_store::{
     Applied, Command, CommandBody, Refusal,
     command::{AcceptPush, Audience, Holder},
     tables::{self, Tables, TablesOptions, Withdrawn},
 };
 use rand::Rng as _;
-use model_support::{Generator, TOPICS};
 
 const QUOTA: usize = 6;
 

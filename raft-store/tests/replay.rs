@@ -6,8 +6,8 @@ mod model_support;
 use std::path::Path;
 
 use cluster_proto::AppId;
-use raft_store::tables::{self, EntryPosition, StateMachine, Tables, TablesOptions};
 use model_support::{Entry, Generator, id};
+use raft_store::tables::{self, EntryPosition, StateMachine, Tables, TablesOptions};
 use tempfile::TempDir;
 
 const ENTRIES: usize = 220;
