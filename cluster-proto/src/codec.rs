@@ -1,6 +1,7 @@
 //! Frames to bytes and back: a big-endian `u32` length, then postcard. Bounded by [`FRAME_LEN_MAX`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use postcard::ser_flavors::Flavor;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::limits::FRAME_LEN_MAX;
@@ -20,11 +21,9 @@ pub enum CodecError {
 pub fn encode<T: Serialize>(frame: &T, buffer: &mut BytesMut) -> Result<(), CodecError> {
     let start = buffer.len();
     buffer.put_u32(0);
-    let body = std::mem::take(buffer);
-    match postcard::to_extend(frame, Appender(body)) {
-        Ok(Appender(written)) => *buffer = written,
-        // `to_extend` consumed the buffer; only an unserializable type fails here, which ours are not.
-        Err(error) => return Err(error.into()),
+    if let Err(error) = postcard::serialize_with_flavor(frame, Appender(buffer)) {
+        buffer.truncate(start);
+        return Err(error.into());
     }
     let len = buffer.len() - start - 4;
     if len > FRAME_LEN_MAX {
@@ -56,12 +55,24 @@ pub fn split_frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, CodecError> {
     Ok(Some(buffer.split_to(len).freeze()))
 }
 
-/// Lets postcard append to a `BytesMut`.
-struct Appender(BytesMut);
+/// Lets postcard append to a `BytesMut`, slices whole: bodies of a quarter of a megabyte travel in frames.
+struct Appender<'a>(&'a mut BytesMut);
 
-impl Extend<u8> for Appender {
-    fn extend<I: IntoIterator<Item = u8>>(&mut self, bytes: I) {
-        self.0.extend(bytes);
+impl Flavor for Appender<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.put_u8(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 

@@ -104,7 +104,8 @@ pub enum EdgeControl {
     Bindings(Vec<BindingReport>),
     /// Part of Resume, and later changes: which filters have subscribers here.
     Filters(FilterDelta),
-    /// Part of Resume: handed to this edge and not answered yet.
+    /// Part of Resume: handed to this edge, and the receipt not committed yet (queued, written, or already in the
+    /// outbox). What is owed and not in here is delivered again.
     InFlight(Vec<(PushId, TerminalSet)>),
     /// All of Resume was sent; the numbered lanes follow.
     ResumeDone,
@@ -146,10 +147,10 @@ pub struct BindingReport {
     pub no: Option<TerminalNo>,
     /// Its epoch; the higher wins where two edges report the same terminal.
     pub epoch: Epoch,
-    /// The session it continues, if replicated.
-    pub session: Option<SessionId>,
     /// The last push queued for it here: catching up continues after it.
     pub after: PushId,
+    /// Deliver::Push frames reach it; otherwise it is catching up and will pull.
+    pub live: bool,
     /// Seconds since the epoch its credential was issued; 0 if anonymous. For revocation.
     pub credential_issued_at: u64,
 }
@@ -332,6 +333,8 @@ pub struct Subscribe {
     pub terminal: TerminalId,
     /// Its binding.
     pub epoch: Epoch,
+    /// The connection, as in [`Bind::connection`].
+    pub connection: u64,
     /// Valid filters, granted QoS inside.
     pub subscriptions: Vec<Subscription>,
 }
@@ -347,6 +350,8 @@ pub struct Unsubscribe {
     pub terminal: TerminalId,
     /// Its binding.
     pub epoch: Epoch,
+    /// The connection, as in [`Bind::connection`].
+    pub connection: u64,
     /// Exactly as subscribed.
     pub filters: Vec<String>,
 }

@@ -17,17 +17,44 @@ pub enum RaftCall {
     PreVote,
     /// Leader transfer (the Raft dissertation, section 3.10).
     TransferLeader,
-    /// InstallSnapshot (section 7): the body is followed on the same stream by the snapshot's files.
+    /// InstallSnapshot (section 7): its bulk travels on a [`RaftStream::Snapshot`].
     InstallSnapshot,
 }
 
-/// A request, and on the same stream its answer.
+/// One call: which, and its encoded request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RaftFrame {
     /// Raft group; 0 until there are several.
     pub group: u8,
     /// Which call.
     pub call: RaftCall,
-    /// The encoded request or answer.
+    /// The encoded request.
     pub body: Bytes,
+}
+
+/// First frame on every stream of a Raft connection: what it is for. The caller opens all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RaftStream {
+    /// Bidirectional and long-lived: [`RaftRequest`] / [`RaftAnswer`], many at once.
+    Calls,
+    /// Bidirectional: one snapshot, in the format of the storage, and its answer. Nothing after this header is framed.
+    Snapshot,
+}
+
+/// A call, with a number that comes back in its answer. Answers come in any order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftRequest {
+    /// Chosen by the caller, unique on the stream.
+    pub id: u64,
+    /// The call.
+    pub frame: RaftFrame,
+}
+
+/// The answer to a [`RaftRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaftAnswer {
+    /// As asked.
+    pub id: u64,
+    /// The encoded answer, or why there is none.
+    pub result: Result<Bytes, String>,
 }

@@ -13,6 +13,8 @@
 //! 4. Mistakes of a peer are values (a close with a reason); our own are `debug_assert!`.
 //! 5. Nothing is emitted after closed. The same inputs give the same outputs.
 
+#![warn(clippy::iter_over_hash_type)]
+
 pub mod link;
 pub mod mqtt;
 pub mod subscriptions;

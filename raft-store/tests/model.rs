@@ -1,6 +1,7 @@
 //! Random commands against a model made of plain maps: after every slice both must answer the same.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and prints its seed")]
 
-mod support;
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ use raft_store::{
     tables::{self, Tables, TablesOptions, Withdrawn},
 };
 use rand::Rng as _;
-use support::{Generator, TOPICS};
+use world::{Generator, TOPICS};
 
 const QUOTA: usize = 6;
 

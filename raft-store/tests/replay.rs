@@ -1,14 +1,15 @@
 //! The same log gives the same tables, however it is sliced, cached, flushed, interrupted or started from a
 //! checkpoint (I8).
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and prints its seed")]
 
-mod support;
+mod world;
 
 use std::path::Path;
 
 use cluster_proto::AppId;
 use raft_store::tables::{self, EntryPosition, StateMachine, Tables, TablesOptions};
-use support::{Entry, Generator, id};
 use tempfile::TempDir;
+use world::{Entry, Generator, id};
 
 const ENTRIES: usize = 220;
 

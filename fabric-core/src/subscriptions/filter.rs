@@ -252,10 +252,14 @@ mod tests {
 
     #[test]
     fn a_filter_covers_narrower_ones_only() {
-        for (outer, inner) in [("#", "a/#"), ("a/#", "a"), ("a/+", "a/b"), ("a/+/c", "a/+/c"), ("$x/#", "$x/+")] {
+        for (outer, inner) in
+            [("#", "a/#"), ("a/#", "a"), ("a/+", "a/b"), ("a/+/c", "a/+/c"), ("$x/#", "$x/+")]
+        {
             assert!(covers(outer, inner), "{outer} should cover {inner}");
         }
-        for (outer, inner) in [("a/+", "a/#"), ("a/b", "a/+"), ("#", "$x/a"), ("+/a", "$x/a"), ("a/b", "a/b/c")] {
+        for (outer, inner) in
+            [("a/+", "a/#"), ("a/b", "a/+"), ("#", "$x/a"), ("+/a", "$x/a"), ("a/b", "a/b/c")]
+        {
             assert!(!covers(outer, inner), "{outer} should not cover {inner}");
         }
     }

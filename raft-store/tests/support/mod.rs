@@ -1,271 +1,265 @@
-//! Random but plausible commands over a small world, for tests that compare or replay.
-#![allow(dead_code, reason = "each test uses its part")]
-#![allow(unreachable_pub, reason = "a module of tests")]
+//! Several control group members in one process, over streams in memory.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
 use cluster_proto::{
-    AppId, DropReason, Incarnation, Message, MessageProperties, NodeId, Outcome, PushId, PushKind, Qos,
-    State, TerminalId, TerminalNo, TerminalSet,
-    link::{Lane, Origin, Receipt, Subscription, SubscriptionOptions},
+    AppId, Message, MessageProperties, NodeId, PushKind, Qos, link::NodeAddresses, raft_rpc::RaftCall,
 };
 use raft_store::{
-    Command, CommandBatch, CommandBody,
-    command::{AcceptPush, Audience, Holder, IdempotencyKey, NewTerminal, OpenSession},
-    tables::{EntryPosition, Tables},
+    Applied, Command, CommandBody, ControlGroup, Leadership, OpenError, Options, Positions, ProposeError,
+    command::{AcceptPush, Audience},
+    tables::Position,
+    transport::{BoxFuture, SnapshotStream, Transport, TransportError},
 };
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use tempfile::TempDir;
+use tokio::{sync::watch, time::timeout};
 
-pub const REGISTERED: u32 = 110;
-pub const ANONYMOUS: u32 = 12;
-pub const TOPICS: [&str; 5] = ["a", "a/b", "a/c", "b", "$SYS/b"];
-pub const FILTERS: [&str; 8] = ["a", "a/b", "a/+", "a/#", "#", "+/b", "b", "$SYS/#"];
+/// Nothing in these tests takes longer unless it hangs; generous, because machines are shared.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-pub type Entry = (EntryPosition, Option<CommandBatch>);
-
-/// Draws commands; looks at the tables so that most of them hit something.
-pub struct Generator {
-    pub rng: StdRng,
-    tables: Tables,
-    at_ms: u64,
-    index: u64,
-    incarnations: BTreeMap<u64, u64>,
-    seqs: BTreeMap<(u64, u64, Lane), u64>,
+/// Who can reach whom.
+#[derive(Debug, Default)]
+pub(crate) struct Wires {
+    groups: Mutex<BTreeMap<NodeId, ControlGroup>>,
+    cut: Mutex<BTreeSet<NodeId>>,
+    snapshots: AtomicUsize,
 }
 
-impl Generator {
-    pub fn new(seed: u64, tables: Tables) -> Self {
-        println!("seed {seed}");
-        let (incarnations, seqs) = Default::default();
-        Self { rng: StdRng::seed_from_u64(seed), tables, at_ms: 1_000, index: 0, incarnations, seqs }
-    }
-
-    /// The first entry: terminals and edges.
-    pub fn world(&mut self) -> Entry {
-        let terminals = (0..REGISTERED).map(|n| NewTerminal { id: id(n), tags: None }).collect();
-        let mut commands = vec![CommandBody::RegisterTerminals { app: AppId::DEFAULT, terminals }];
-        commands.extend([1, 2].map(|edge| self.start_edge(edge)));
-        self.wrap(commands.into_iter().map(Command::own).collect())
-    }
-
-    pub fn entry(&mut self) -> Entry {
-        if self.rng.random_ratio(1, 20) {
-            self.index += 1;
-            return (EntryPosition { term: 1, index: self.index }, None);
-        }
-        let commands = (0..self.rng.random_range(1..8)).map(|_| self.command()).collect();
-        self.at_ms += self.rng.random_range(0..400);
-        self.wrap(commands)
-    }
-
-    fn wrap(&mut self, commands: Vec<Command>) -> Entry {
-        self.index += 1;
-        (EntryPosition { term: 1, index: self.index }, Some(CommandBatch { at_ms: self.at_ms, commands }))
-    }
-
-    fn command(&mut self) -> Command {
-        let body = match self.rng.random_range(0..100) {
-            0..30 => self.accept(),
-            30..58 => self.receipts(),
-            58..68 => self.subscribe(),
-            68..72 => CommandBody::Unsubscribe { holder: self.holder(), filters: vec![self.filter()] },
-            72..78 => self.open(),
-            78..82 => self.detach(),
-            82..84 => CommandBody::ExpireSessions { limit: self.rng.random_range(0..4) },
-            84..90 => CommandBody::ExpirePushes {
-                pushes: self.tables.due(self.at_ms, 3).into_iter().map(|p| (p, self.in_flight(p))).collect(),
-            },
-            90..94 => {
-                let push = self.push();
-                let app = AppId(if self.rng.random_ratio(1, 20) { 9 } else { 1 });
-                CommandBody::CancelPush { app, push, in_flight: self.in_flight(push) }
-            }
-            94..96 => CommandBody::PurgePushes {
-                settled_before_ms: self.at_ms.saturating_sub(self.rng.random_range(0..2_000)),
-                limit: self.rng.random_range(0..20),
-            },
-            96 => self.register(),
-            97 => self.edge_change(),
-            98 => CommandBody::CreateApp { name: "other".into() },
-            _ => CommandBody::Revoke {
-                app: AppId::DEFAULT,
-                terminal: Some(self.terminal()),
-                issued_until: self.at_ms,
-            },
+impl Wires {
+    /// Separates a node from all others, or joins it again.
+    pub(crate) fn cut(&self, node: NodeId, cut: bool) {
+        let mut nodes = self.cut.lock().expect("cut");
+        if cut {
+            nodes.insert(node)
+        } else {
+            nodes.remove(&node)
         };
-        let origin = self.origin(&body);
-        Command { origin, body }
     }
 
-    fn origin(&mut self, body: &CommandBody) -> Option<Origin> {
-        let (edge, incarnation, lane) = match body {
-            CommandBody::Subscribe { holder, .. } => (holder.edge.0, holder.incarnation.0, Lane::Session),
-            CommandBody::RecordReceipts { .. } => {
-                let edge = self.rng.random_range(1..=2);
-                (edge, self.incarnations[&edge], Lane::Receipts)
-            }
-            _ => return None,
-        };
-        let last = self.seqs.entry((edge, incarnation, lane)).or_default();
-        let seq = match self.rng.random_range(0..20) {
-            0 => *last,
-            1 => *last + 2,
-            _ => *last + 1,
-        };
-        *last = if seq == *last + 1 { seq } else { *last };
-        let (edge, incarnation) = (NodeId(edge), Incarnation(incarnation));
-        Some(Origin { edge, incarnation, lane, seq })
+    pub(crate) fn snapshots_sent(&self) -> usize {
+        self.snapshots.load(Ordering::Relaxed)
     }
 
-    fn accept(&mut self) -> CommandBody {
-        let audience = match self.rng.random_range(0..10) {
-            0..4 => Audience::Terminals((0..self.rng.random_range(0..4)).map(|_| self.terminal()).collect()),
-            4 => Audience::All,
-            5 => Audience::Terminals((0..self.rng.random_range(60..70)).map(id).collect()),
-            _ => Audience::Topic,
-        };
-        let kind = if audience == Audience::Topic { PushKind::Topic } else { PushKind::Identity };
-        let publisher = self.rng.random_bool(0.5).then(|| self.no());
-        let idempotency = self.rng.random_ratio(1, 8).then(|| IdempotencyKey {
-            key: format!("k{}", self.rng.random_range(0..6)),
-            digest: self.rng.random_range(0..2),
-        });
-        let message = message(kind, TOPICS.choose(&mut self.rng).unwrap(), publisher);
-        CommandBody::AcceptPush(AcceptPush {
-            message,
-            audience,
-            ttl_ms: self.rng.random_range(0..3_000),
-            idempotency,
+    fn reach(&self, from: NodeId, to: NodeId) -> Result<ControlGroup, TransportError> {
+        let cut = self.cut.lock().expect("cut");
+        let group = self.groups.lock().expect("groups").get(&to).cloned();
+        group.filter(|_| !cut.contains(&from) && !cut.contains(&to)).ok_or_else(|| {
+            TransportError::Unreachable { target: to, address: String::new(), reason: "no wire".to_owned() }
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Wire {
+    own: NodeId,
+    wires: Arc<Wires>,
+}
+
+impl Transport for Wire {
+    fn call<'a>(
+        &'a self,
+        target: NodeId,
+        _addresses: &'a NodeAddresses,
+        call: RaftCall,
+        body: Bytes,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, TransportError>> {
+        Box::pin(async move {
+            let group = self.wires.reach(self.own, target)?;
+            let answer = timeout(limit, group.handle_call(self.own, call, body)).await;
+            let answer = answer.map_err(|_| TransportError::Timeout { target })?;
+            self.wires.reach(self.own, target)?;
+            answer.map_err(|reason| TransportError::Broken { target, reason })
         })
     }
 
-    fn receipts(&mut self) -> CommandBody {
-        let outcomes = [
-            Outcome::Delivered,
-            Outcome::Delivered,
-            Outcome::Sent,
-            Outcome::Dropped(DropReason::Offline),
-            Outcome::NotWritten,
-        ];
-        let receipt = |this: &mut Self| {
-            let (push, outcome) = (this.push(), *outcomes.choose(&mut this.rng).unwrap());
-            Receipt { push, outcome, terminals: this.some_of_audience(push) }
-        };
-        CommandBody::RecordReceipts {
-            items: (0..self.rng.random_range(1..4)).map(|_| receipt(self)).collect(),
-        }
-    }
-
-    fn some_of_audience(&mut self, push: PushId) -> TerminalSet {
-        let audience = self.tables.audience(push).unwrap_or_default();
-        let share = [0.05, 0.5, 1.0].choose(&mut self.rng).copied().unwrap();
-        let mut some: TerminalSet = audience.iter().filter(|_| self.rng.random_bool(share)).collect();
-        if self.rng.random_ratio(1, 4) {
-            some.insert(self.no());
-        }
-        some
-    }
-
-    fn in_flight(&mut self, push: PushId) -> TerminalSet {
-        let pending = self.tables.targets(push, State::Pending).unwrap_or_default();
-        pending.iter().filter(|_| self.rng.random_ratio(1, 3)).collect()
-    }
-
-    fn subscribe(&mut self) -> CommandBody {
-        let subscription = |this: &mut Self| Subscription {
-            filter: this.filter(),
-            qos: *[Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce].choose(&mut this.rng).unwrap(),
-            options: SubscriptionOptions { no_local: this.rng.random_bool(0.3), ..Default::default() },
-        };
-        let subscriptions = (0..self.rng.random_range(1..3)).map(|_| subscription(self)).collect();
-        CommandBody::Subscribe { holder: self.holder(), subscriptions }
-    }
-
-    fn open(&mut self) -> CommandBody {
-        let mut holder = self.holder();
-        holder.connection += u64::from(self.rng.random_bool(0.5));
-        let expiry_s = *[0, 1, 3].choose(&mut self.rng).unwrap();
-        CommandBody::OpenSession(OpenSession { holder, clean_start: self.rng.random_bool(0.3), expiry_s })
-    }
-
-    fn detach(&mut self) -> CommandBody {
-        let no = self.no();
-        let session = self.tables.session(no).map(|session| session.session).unwrap_or_default();
-        CommandBody::DetachSession { no, session, expiry_s: self.rng.random_range(0..3) }
-    }
-
-    fn register(&mut self) -> CommandBody {
-        // Sometimes a client that was not registered so far.
-        let n =
-            if self.rng.random_ratio(1, 3) { REGISTERED + self.rng.random_range(0..ANONYMOUS) } else { 5 };
-        let terminals = vec![NewTerminal { id: id(n), tags: Some(vec![("k".into(), "v".into())]) }];
-        CommandBody::RegisterTerminals { app: AppId::DEFAULT, terminals }
-    }
-
-    fn edge_change(&mut self) -> CommandBody {
-        let edge = self.rng.random_range(1..=2);
-        if self.rng.random_bool(0.5) {
-            let incarnation = Incarnation(self.incarnations[&edge]);
-            return CommandBody::EdgeEnded { edge: NodeId(edge), incarnation };
-        }
-        self.start_edge(edge)
-    }
-
-    fn start_edge(&mut self, edge: u64) -> CommandBody {
-        let incarnation = self.incarnations.entry(edge).or_default();
-        *incarnation += 1;
-        CommandBody::EdgeStarted { edge: NodeId(edge), incarnation: Incarnation(*incarnation) }
-    }
-
-    /// Mostly whoever holds the terminal's session.
-    fn holder(&mut self) -> Holder {
-        let terminal = self.terminal();
-        let record = self.tables.terminal_by_id(AppId::DEFAULT, &terminal);
-        let session = record.and_then(|record| self.tables.session(record.no));
-        let (edge, incarnation, connection) = match session {
-            Some(session) if self.rng.random_ratio(9, 10) => {
-                (session.edge, session.incarnation, session.connection)
-            }
-            _ => {
-                let edge = self.rng.random_range(1..=2);
-                (NodeId(edge), Incarnation(self.incarnations[&edge]), self.rng.random_range(1..5))
-            }
-        };
-        Holder { app: AppId::DEFAULT, terminal, edge, incarnation, connection }
-    }
-
-    fn push(&mut self) -> PushId {
-        let last = self.tables.applied().last_push.0;
-        let first = if self.rng.random_bool(0.8) { last.saturating_sub(30) } else { 0 };
-        PushId(self.rng.random_range(first..=last + 1))
-    }
-
-    fn terminal(&mut self) -> TerminalId {
-        id(self.rng.random_range(0..REGISTERED + ANONYMOUS))
-    }
-
-    fn no(&mut self) -> TerminalNo {
-        let terminal = self.terminal();
-        self.tables.terminal_by_id(AppId::DEFAULT, &terminal).map_or(TerminalNo(1), |record| record.no)
-    }
-
-    fn filter(&mut self) -> String {
-        (*FILTERS.choose(&mut self.rng).unwrap()).to_owned()
+    fn open_snapshot<'a>(
+        &'a self,
+        target: NodeId,
+        _addresses: &'a NodeAddresses,
+    ) -> BoxFuture<'a, Result<SnapshotStream, TransportError>> {
+        Box::pin(async move {
+            let group = self.wires.reach(self.own, target)?;
+            self.wires.snapshots.fetch_add(1, Ordering::Relaxed);
+            let (writer, far_reader) = tokio::io::duplex(64 * 1024);
+            let (far_writer, reader) = tokio::io::duplex(64 * 1024);
+            let far = SnapshotStream { writer: Box::new(far_writer), reader: Box::new(far_reader) };
+            tokio::spawn(async move { group.receive_snapshot(far).await });
+            Ok(SnapshotStream { writer: Box::new(writer), reader: Box::new(reader) })
+        })
     }
 }
 
-pub fn id(n: u32) -> TerminalId {
-    TerminalId::new(format!("t{n:03}")).unwrap()
+/// The members, their directories and the wires between them.
+pub(crate) struct World {
+    pub(crate) wires: Arc<Wires>,
+    dirs: TempDir,
+    tune: fn(&mut Options),
 }
 
-pub fn message(kind: PushKind, topic: &str, publisher: Option<TerminalNo>) -> Message {
-    Message {
+impl World {
+    /// Starts members 1 to `size` as one group.
+    pub(crate) async fn start(size: u64, tune: fn(&mut Options)) -> Self {
+        let world = Self { wires: Arc::default(), dirs: tempfile::tempdir().expect("temp"), tune };
+        let ids: Vec<_> = (1..=size).map(NodeId).collect();
+        for &id in &ids {
+            world.start_node(id).await;
+        }
+        let nodes = ids.iter().map(|&id| (id, addresses(id))).collect();
+        world.group(ids[0]).initialize(nodes).await.expect("initialize");
+        world
+    }
+
+    /// Starts a member, or starts it again.
+    pub(crate) async fn start_node(&self, id: NodeId) -> ControlGroup {
+        let mut options = Options::new(id, addresses(id), self.dir(id));
+        (self.tune)(&mut options);
+        let wire = Arc::new(Wire { own: id, wires: self.wires.clone() });
+        let opened = async {
+            loop {
+                match ControlGroup::start(options.clone(), wire.clone()).await {
+                    // A call of another member still holds the one that was stopped.
+                    Err(OpenError::Database { .. }) => tokio::task::yield_now().await,
+                    // Effects are of no interest here: a queue that nobody reads must not hold anything up either.
+                    opened => return opened.expect("start").0,
+                }
+            }
+        };
+        let group = timeout(LIMIT, opened).await.expect("opened in time");
+        self.wires.groups.lock().expect("groups").insert(id, group.clone());
+        group
+    }
+
+    pub(crate) fn dir(&self, id: NodeId) -> PathBuf {
+        self.dirs.path().join(format!("node-{id}"))
+    }
+
+    pub(crate) fn group(&self, id: NodeId) -> ControlGroup {
+        self.wires.groups.lock().expect("groups").get(&id).expect("running").clone()
+    }
+
+    pub(crate) fn groups(&self) -> Vec<ControlGroup> {
+        self.wires.groups.lock().expect("groups").values().cloned().collect()
+    }
+
+    fn take(&self, id: NodeId) -> ControlGroup {
+        self.wires.groups.lock().expect("groups").remove(&id).expect("running")
+    }
+
+    /// Stops a member without a word to the others.
+    pub(crate) async fn kill(&self, id: NodeId) {
+        self.take(id).shutdown_now().await;
+    }
+
+    /// Stops a member as an operator would.
+    pub(crate) async fn stop(&self, id: NodeId) {
+        let group = self.group(id);
+        group.shutdown().await;
+        drop(self.take(id));
+    }
+
+    pub(crate) async fn stop_all(&self) {
+        for id in self.ids() {
+            self.kill(id).await;
+        }
+    }
+
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
+        self.wires.groups.lock().expect("groups").keys().copied().collect()
+    }
+
+    /// Waits until some running member leads, with everything applied, and is not one of `except`.
+    pub(crate) async fn leader(&self, except: &[NodeId]) -> (NodeId, ControlGroup) {
+        let mut waits = Vec::new();
+        for id in self.ids().into_iter().filter(|id| !except.contains(id)) {
+            let group = self.group(id);
+            waits.push(Box::pin(async move {
+                leads(&group).await;
+                (id, group)
+            }));
+        }
+        let first = futures_util::future::select_all(waits);
+        timeout(LIMIT, first).await.expect("a leader in time").0
+    }
+
+    /// Applies a command through whoever leads, however long it takes to find one.
+    pub(crate) async fn write(&self, name: &str) -> Applied {
+        let attempt = async {
+            loop {
+                let (_, leader) = self.leader(&[]).await;
+                match leader.propose(create_app(name)).await {
+                    Ok(applied) => return applied,
+                    Err(ProposeError::NotLeader { .. } | ProposeError::Unknown) => {
+                        tokio::task::yield_now().await
+                    }
+                    Err(error) => panic!("write {name}: {error}"),
+                }
+            }
+        };
+        timeout(LIMIT, attempt).await.expect("a write in time")
+    }
+
+    /// Waits until every running member has applied what the leader has, and returns that position.
+    pub(crate) async fn same_everywhere(&self) -> Position {
+        let (_, leader) = self.leader(&[]).await;
+        let position = leader.linearize().await.expect("linearize");
+        for group in self.groups() {
+            until(group.positions(), |at: &Positions| at.applied >= Some(position.index)).await;
+            assert_eq!(group.tables().applied(), position, "{group:?}");
+        }
+        position
+    }
+}
+
+pub(crate) async fn leads(group: &ControlGroup) {
+    until(group.leadership(), |now: &Leadership| now.is_leader).await;
+}
+
+/// Waits for a condition, within the limit.
+pub(crate) async fn until<T: Copy + std::fmt::Debug>(
+    mut watch: watch::Receiver<T>,
+    condition: impl Fn(&T) -> bool,
+) -> T {
+    let waited = timeout(LIMIT, watch.wait_for(condition)).await.map(|seen| seen.map(|seen| *seen));
+    match waited {
+        Ok(Ok(seen)) => seen,
+        Ok(Err(_)) => std::future::pending().await,
+        Err(_) => panic!("not in time; last seen {:?}", *watch.borrow()),
+    }
+}
+
+pub(crate) fn addresses(id: NodeId) -> NodeAddresses {
+    NodeAddresses { link: format!("node-{id}:7401"), api: format!("node-{id}:7400"), mqtt: String::new() }
+}
+
+pub(crate) fn create_app(name: &str) -> Command {
+    Command::own(CommandBody::CreateApp { name: name.to_owned() })
+}
+
+pub(crate) fn accept_push() -> Command {
+    let message = Message {
         app: AppId::DEFAULT,
-        kind,
-        topic: topic.to_owned(),
+        kind: PushKind::Identity,
+        topic: "news".to_owned(),
         qos: Qos::AtLeastOnce,
-        payload: b"hello".as_slice().into(),
+        payload: Bytes::from_static(b"hello"),
         properties: MessageProperties::default(),
-        publisher,
-    }
+        publisher: None,
+    };
+    Command::own(CommandBody::AcceptPush(AcceptPush {
+        message,
+        audience: Audience::All,
+        ttl_ms: 60_000,
+        idempotency: None,
+    }))
 }

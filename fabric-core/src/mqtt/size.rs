@@ -1,0 +1,48 @@
+//! How many bytes a PUBLISH takes on the wire: what Maximum Packet Size and the room of a connection are held against.
+
+use bytes::Bytes;
+use cluster_proto::{Message, Qos};
+
+use super::packet::ProtocolVersion;
+
+/// Bytes of a PUBLISH, fixed header included.
+pub fn publish_len(
+    message: &Message,
+    version: ProtocolVersion,
+    qos: Qos,
+    has_expiry: bool,
+    subscription_ids: &[u32],
+) -> usize {
+    let packet_id = if qos == Qos::AtMostOnce { 0 } else { 2 };
+    let properties = if version.is_v5() {
+        let len = properties_len(message, has_expiry, subscription_ids);
+        varint_len(len) + len
+    } else {
+        0
+    };
+    let remaining = 2 + message.topic.len() + packet_id + properties + message.payload.len();
+    1 + varint_len(remaining) + remaining
+}
+
+/// Bytes of the MQTT 5 properties of a PUBLISH, without their own length.
+pub fn properties_len(message: &Message, has_expiry: bool, subscription_ids: &[u32]) -> usize {
+    let p = &message.properties;
+    let text = |s: &Option<String>| s.as_ref().map_or(0, |s| 3 + s.len());
+    usize::from(p.payload_is_utf8.is_some()) * 2
+        + usize::from(has_expiry) * 5
+        + text(&p.content_type)
+        + text(&p.response_topic)
+        + p.correlation_data.as_ref().map_or(0, |data: &Bytes| 3 + data.len())
+        + p.user_properties.iter().map(|(key, value)| 5 + key.len() + value.len()).sum::<usize>()
+        + subscription_ids.iter().map(|id| 1 + varint_len(*id as usize)).sum::<usize>()
+}
+
+/// Bytes of a variable byte integer.
+pub fn varint_len(value: usize) -> usize {
+    match value {
+        0..=127 => 1,
+        128..=16_383 => 2,
+        16_384..=2_097_151 => 3,
+        _ => 4,
+    }
+}

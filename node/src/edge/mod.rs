@@ -1,0 +1,3 @@
+//! The push edge.
+
+pub mod codec;
