@@ -61,7 +61,8 @@ impl Db {
         let families = Family::ALL
             .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
         let rocks = DB::open_cf_descriptors(&db_options(), directory, families).map_err(|error| {
-            if error.as_ref().contains("lock") {
+            // RocksDB tells it in words only; they name its lock file.
+            if error.as_ref().contains("/LOCK") {
                 OpenError::InUse(directory.to_path_buf())
             } else {
                 OpenError::Store(error.into())
