@@ -1,1 +1,7 @@
-fn main() {}
+//! The `carillon` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    carillon::cli::main()
+}

@@ -1,1 +1,302 @@
-//! Puts the parts of one node together.
+//! Puts the parts of one node together: what starts in which order, and how it stops.
+//!
+//! ```text
+//!  start:  certificates ► QUIC ► control group ► leader's actor ► API ► edge ► ready
+//!  stop:   not ready ► edge drains ► API ► leadership handed over, storage closed ► QUIC
+//! ```
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use cluster_proto::link::NodeAddresses;
+use raft_store::{ControlGroup, Leadership, Options};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use crate::{
+    api,
+    auth::Keyring,
+    config::{self, Config, DevOptions},
+    control::{ControlHandle, actor::Actor, leader::Settings, link_server},
+    edge::{self, EdgeHandle, EdgeOptions},
+    raft::{QuicTransport, RaftServer},
+    telemetry::{self, Condition, Health, http::Pages},
+    transport::{
+        Certificates, Endpoint, Roles,
+        certs::CertificatePaths,
+        quic::{Alpn, Connection},
+    },
+};
+
+/// Terminals are told to go elsewhere within this time; after it connections are cut.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Runs the node of `config` until it is told to stop or cannot go on.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let paths = CertificatePaths {
+        ca: config.tls.ca.clone().context("tls.ca is not set")?,
+        cert: config.tls.cert.clone().context("tls.cert is not set")?,
+        key: config.tls.key.clone().context("tls.key is not set")?,
+    };
+    let certificates = Certificates::load(&paths)?;
+    let node = Node::start(config, certificates, api::Mode::Cluster).await?;
+    node.run_until_stopped().await
+}
+
+/// Runs one node with both roles on embedded defaults: founds its cluster of one on first start.
+pub async fn dev(options: DevOptions) -> anyhow::Result<()> {
+    let config = Config::dev(&options);
+    let data_dir = config.node.data_dir.clone();
+    std::fs::create_dir_all(&data_dir).with_context(|| format!("create {}", data_dir.display()))?;
+    let certificates = Certificates::ephemeral(&data_dir.join("certs"), config.node_id())?;
+    let node = Node::start(config, certificates, api::Mode::Dev).await?;
+    node.found_alone().await?;
+    node.run_until_stopped().await
+}
+
+/// A running node.
+struct Node {
+    config: Config,
+    health: Health,
+    endpoint: Endpoint,
+    control: Option<Control>,
+    edge: Option<EdgeHandle>,
+    api: api::Server,
+    /// Tasks that end with the process.
+    background: Vec<JoinHandle<()>>,
+}
+
+struct Control {
+    handle: ControlHandle,
+    actor: JoinHandle<()>,
+}
+
+impl Node {
+    async fn start(config: Config, certificates: Certificates, mode: api::Mode) -> anyhow::Result<Self> {
+        let metrics = telemetry::metrics::install()?;
+        let roles = Roles { control: config.node.roles.control, edge: config.node.roles.edge };
+        check_identity(&config, &certificates, roles)?;
+        let health = Health::new(&conditions(roles));
+        let http = listen_tcp(config.http.address, "http.address").await?;
+        let mut background = vec![tokio::spawn(telemetry::http::serve(
+            http,
+            Pages { health: health.clone(), metrics },
+        ))];
+        let alpns: &[Alpn] = if roles.control { &[Alpn::Raft, Alpn::Link] } else { &[] };
+        let endpoint = Endpoint::bind(config.link.address, &certificates, alpns)
+            .with_context(|| config::explain_bind("link.address", config.link.address))?;
+        let keyring = Arc::new(Keyring::default());
+        let control = match roles.control {
+            true => Some(Control::start(&config, &endpoint, &mut background).await?),
+            false => None,
+        };
+        let handle = control.as_ref().map(|control| control.handle.clone());
+        if let Some(handle) = &handle {
+            background.push(tokio::spawn(watch_leader(handle.group().leadership(), health.clone())));
+        }
+        let api = api::Server::start(&config, &certificates, mode, handle).await?;
+        let edge = match roles.edge {
+            true => Some(start_edge(&config, &certificates, &endpoint, keyring, &health, &mut background).await?),
+            false => None,
+        };
+        health.met(Condition::Serving);
+        Ok(Self { config, health, endpoint, control, edge, api, background })
+    }
+
+    /// `carillon dev`: the first start founds a cluster of this node and leaves the admin token where the CLI looks.
+    async fn found_alone(&self) -> anyhow::Result<()> {
+        let Some(control) = &self.control else { return Ok(()) };
+        let token_file = self.config.node.data_dir.join(config::ADMIN_TOKEN_FILE);
+        let nodes = vec![(self.config.node_id(), self.config.advertised())];
+        if let Some(token) = api::found(&control.handle, nodes).await? {
+            crate::cli::write_secret(&token_file, &token)?;
+        }
+        Ok(())
+    }
+
+    async fn run_until_stopped(self) -> anyhow::Result<()> {
+        tracing::info!(node = self.config.node.id, "started");
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let failed = async {
+            match &self.control {
+                Some(control) => wait_failed(control.handle.group().failed()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let failure = tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            reason = failed => Some(reason),
+        };
+        if let Some(reason) = failure {
+            // Raft's state is not to be trusted any more; the log is, and the next start replays it.
+            anyhow::bail!("the control group stopped: {reason}; restart this node");
+        }
+        tracing::info!("stopping; a second signal stops at once");
+        tokio::select! {
+            () = self.stop() => Ok(()),
+            _ = terminate.recv() => std::process::exit(1),
+            _ = interrupt.recv() => std::process::exit(1),
+        }
+    }
+
+    async fn stop(self) {
+        self.health.unmet(Condition::Serving, "stopping");
+        if let Some(edge) = self.edge {
+            edge.drain(DRAIN_MAX).await;
+        }
+        self.api.stop().await;
+        if let Some(control) = self.control {
+            // Hands leadership over, joins Raft's threads and closes both databases: exiting while a thread is
+            // inside RocksDB may crash.
+            control.handle.group().clone().shutdown().await;
+            control.actor.abort();
+        }
+        self.endpoint.close().await;
+        self.background.iter().for_each(JoinHandle::abort);
+        tracing::info!("stopped");
+    }
+}
+
+impl Control {
+    async fn start(
+        config: &Config,
+        endpoint: &Endpoint,
+        background: &mut Vec<JoinHandle<()>>,
+    ) -> anyhow::Result<Self> {
+        let options = group_options(config);
+        let transport = Arc::new(QuicTransport::new(endpoint.clone()));
+        let (group, effects) = ControlGroup::start(options, transport).await?;
+        let settings = Settings {
+            ttl_default_ms: millis(config.push.ttl_default),
+            ttl_max_ms: millis(config.push.ttl_max),
+            retention_ms: millis(config.push.retention),
+        };
+        let (actor, links) = Actor::new(config.node_id(), group.clone(), effects, settings);
+        let handle = ControlHandle::new(group, links);
+        background.push(tokio::spawn(accept_connections(endpoint.clone(), handle.clone())));
+        Ok(Self { handle, actor: tokio::spawn(actor.run()) })
+    }
+}
+
+/// Every QUIC connection of another node, by what it wants to speak. Ends with the endpoint.
+async fn accept_connections(endpoint: Endpoint, handle: ControlHandle) {
+    // One for all connections: it remembers who was a member.
+    let raft = RaftServer::new(Arc::new(handle.group().clone()));
+    while let Some(connection) = endpoint.accept().await {
+        tokio::spawn(serve_connection(connection, raft.clone(), handle.clone()));
+    }
+}
+
+async fn serve_connection(connection: Connection, raft: RaftServer, handle: ControlHandle) {
+    match connection.alpn {
+        Alpn::Raft => raft.serve(connection).await,
+        Alpn::Link => link_server::serve(handle, connection).await,
+    }
+}
+
+async fn start_edge(
+    config: &Config,
+    certificates: &Certificates,
+    endpoint: &Endpoint,
+    keyring: Arc<Keyring>,
+    health: &Health,
+    background: &mut Vec<JoinHandle<()>>,
+) -> anyhow::Result<EdgeHandle> {
+    let options = EdgeOptions::from_config(config, certificates)?;
+    let edge = edge::start(options, endpoint.clone(), keyring).await?;
+    background.push(tokio::spawn(watch_edge(edge.ready(), health.clone())));
+    Ok(edge)
+}
+
+async fn watch_leader(mut leadership: watch::Receiver<Leadership>, health: Health) {
+    loop {
+        match leadership.borrow_and_update().leader {
+            Some(_) => health.met(Condition::Leader),
+            None => health.unmet(Condition::Leader, "no leader is known"),
+        }
+        if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn watch_edge(mut ready: watch::Receiver<bool>, health: Health) {
+    loop {
+        match *ready.borrow_and_update() {
+            true => health.met(Condition::Link),
+            false => health.unmet(Condition::Link, "the edge has no link to the leader"),
+        }
+        if ready.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn wait_failed(mut failed: watch::Receiver<Option<String>>) -> String {
+    loop {
+        if let Some(reason) = failed.borrow_and_update().clone() {
+            return reason;
+        }
+        if failed.changed().await.is_err() {
+            return "its threads are gone".to_owned();
+        }
+    }
+}
+
+fn conditions(roles: Roles) -> Vec<Condition> {
+    let mut conditions = vec![Condition::Serving];
+    if roles.control {
+        conditions.push(Condition::Leader);
+    }
+    if roles.edge {
+        conditions.push(Condition::Link);
+    }
+    conditions
+}
+
+/// The certificate and the config must speak of the same node.
+fn check_identity(config: &Config, certificates: &Certificates, roles: Roles) -> anyhow::Result<()> {
+    let identity = certificates.identity().context("the certificate of tls.cert is not a node's")?;
+    anyhow::ensure!(
+        identity.node == config.node_id(),
+        "the certificate of tls.cert is node {}'s, but node.id is {}",
+        identity.node,
+        config.node.id
+    );
+    anyhow::ensure!(
+        (identity.roles.control || !roles.control) && (identity.roles.edge || !roles.edge),
+        "the certificate of tls.cert does not allow the roles of node.roles; make one with `carillon certs node`"
+    );
+    Ok(())
+}
+
+fn group_options(config: &Config) -> Options {
+    Options {
+        node: config.node_id(),
+        addresses: NodeAddresses::clone(&config.advertised()),
+        data_dir: config.node.data_dir.clone(),
+        heartbeat: config.raft.heartbeat,
+        election_timeout: (config.raft.election_timeout_min, config.raft.election_timeout_max),
+        log_keep: config.raft.log_keep,
+        snapshot_every: config.raft.snapshot_every,
+        owed_per_terminal_max: config.push.owed_per_terminal_max,
+        cache_bytes: config.storage.cache.0 as usize,
+        disk_reserve_bytes: config.storage.disk_reserve.0,
+    }
+}
+
+/// A TCP listener, or what to do about it.
+pub(crate) async fn listen_tcp(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    let listener: io::Result<TcpListener> = TcpListener::bind(address).await;
+    listener.with_context(|| config::explain_bind(key, address))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,1 +1,37 @@
-//! To follow.
+//! The gRPC API: what back-ends and operators call.
+//!
+//! ```text
+//!  caller ──► listener (TLS) ──► route ──► services ──► Control (the group, on the leader)
+//!                                  │
+//!                                  └─ not the leader: the whole call, unread, to the node that is
+//! ```
+//! - [`server`], `start`: put it together.
+//! - [`forward`]: answers here or passes on; what happens when the leader is lost meanwhile.
+//! - [`auth`]: who calls, and what they may.
+//! - [`backend`]: what the services need of the control group.
+//! - [`status`]: our errors as gRPC codes, the only place.
+//! - `pushes`, `terminals`, `apps`, `cluster`: one file per service; `validate`: what requests must be.
+
+mod apps;
+pub mod auth;
+pub mod backend;
+mod body;
+mod channels;
+mod cluster;
+pub mod forward;
+mod listener;
+mod pushes;
+pub mod server;
+mod start;
+pub mod status;
+mod terminals;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use auth::Gate;
+pub use backend::Control;
+pub use cluster::{admin_token, found};
+pub use forward::{Remote, Target};
+pub use start::{Mode, Server, found_alone};

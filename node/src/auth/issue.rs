@@ -7,9 +7,8 @@ use rand::{CryptoRng, RngCore};
 use serde::Serialize;
 
 /// PKCS#8 version 1 of an Ed25519 private key (RFC 8410, section 7), up to the 32 bytes of the seed.
-const PKCS8_PREFIX: [u8; 16] = [
-    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
-];
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// A signing key does not work. It comes from the tables, so this is damage, not input.
 #[derive(Debug, thiserror::Error)]
@@ -61,5 +60,7 @@ fn sign<C: Serialize>(key: &SigningKey, claims: &C) -> Result<String, IssueError
 
 fn public_half(pkcs8: &[u8]) -> Result<[u8; 32], IssueError> {
     let pair = rcgen::KeyPair::try_from(pkcs8).map_err(|e| IssueError::Key(e.to_string()))?;
-    pair.public_key_raw().try_into().map_err(|_| IssueError::Key("the public half is not 32 bytes".to_owned()))
+    pair.public_key_raw()
+        .try_into()
+        .map_err(|_| IssueError::Key("the public half is not 32 bytes".to_owned()))
 }

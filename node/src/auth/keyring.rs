@@ -31,7 +31,9 @@ pub enum AuthError {
     #[error("the token is malformed")]
     Malformed,
     /// Signed with a key that this cluster does not have (or not yet here).
-    #[error("the token is signed with the unknown key {0:?}: it is from another cluster, or its key was retired")]
+    #[error(
+        "the token is signed with the unknown key {0:?}: it is from another cluster, or its key was retired"
+    )]
     UnknownKey(String),
     /// The signature is wrong.
     #[error("the token's signature is wrong")]
@@ -136,8 +138,8 @@ fn refused(kind: &ErrorKind) -> AuthError {
 #[cfg(test)]
 mod tests {
     use cluster_proto::credential::Scope;
-    use rand::{SeedableRng, rngs::StdRng};
     use raft_store::command::SigningKey;
+    use rand::{SeedableRng, rngs::StdRng};
 
     use super::*;
     use crate::auth::{generate_key, issue_api, issue_terminal, public_key};
@@ -198,7 +200,7 @@ mod tests {
         let token = issue_terminal(&theirs, &terminal(2_000)).expect("issue");
         assert_eq!(ring.verify_terminal(&token, 1_500), Err(AuthError::UnknownKey(theirs.kid.clone())));
         // Even one that claims our key id.
-        let forged = SigningKey { kid: ours.kid.clone(), ..theirs };
+        let forged = SigningKey { kid: ours.kid, ..theirs };
         let token = issue_terminal(&forged, &terminal(2_000)).expect("issue");
         assert_eq!(ring.verify_terminal(&token, 1_500), Err(AuthError::Signature));
     }
@@ -212,7 +214,8 @@ mod tests {
         assert!(ring.verify_api(&credential, 1_500).is_err());
         assert!(ring.verify_terminal(&token, 1_500).is_err());
         // Nor with all the claims of the other kind.
-        let disguised = issue_terminal(&key, &TerminalClaims { aud: AUDIENCE_API.to_owned(), ..terminal(2_000) });
+        let disguised =
+            issue_terminal(&key, &TerminalClaims { aud: AUDIENCE_API.to_owned(), ..terminal(2_000) });
         assert_eq!(ring.verify_terminal(&disguised.expect("issue"), 1_500), Err(AuthError::Audience));
     }
 

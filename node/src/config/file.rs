@@ -44,7 +44,9 @@ impl File<'_> {
             match value.get_ref() {
                 DeValue::Table(table) => self.walk(&key, table, found)?,
                 value => {
-                    let raw = raw(value).ok_or_else(|| Problem::new(format!("`{key}` at {origin} has a value of a kind that no setting has")))?;
+                    let raw = raw(value).ok_or_else(|| {
+                        Problem::new(format!("`{key}` at {origin} has a value of a kind that no setting has"))
+                    })?;
                     found.push(Found { key, raw, origin });
                 }
             }

@@ -347,12 +347,17 @@ impl Config {
         let or = |advertised: &Option<String>, listener: SocketAddr| {
             advertised.clone().unwrap_or_else(|| reachable(listener).to_string())
         };
-        let mqtt = self.mqtt.tls_address.or(self.mqtt.address).filter(|_| self.node.roles.edge);
+        let mqtt = self.mqtt_listener();
         NodeAddresses {
             link: or(&self.cluster.advertise_link, self.link.address),
             api: or(&self.cluster.advertise_api, self.api.address),
             mqtt: mqtt.map(|address| or(&self.cluster.advertise_mqtt, address)).unwrap_or_default(),
         }
+    }
+
+    /// The listener that terminals are told of: the plain one where there is one.
+    fn mqtt_listener(&self) -> Option<SocketAddr> {
+        self.mqtt.address.or(self.mqtt.tls_address).filter(|_| self.node.roles.edge)
     }
 
     fn from_settings(found: &[file::Found]) -> Result<Self, ConfigError> {
@@ -424,7 +429,8 @@ fn cannot_read(path: &Path, error: &std::io::Error) -> ConfigError {
 
 fn unknown(setting: &file::Found) -> Problem {
     let from_env = env::variable(&setting.key) == setting.origin;
-    let name = if from_env { setting.origin.clone() } else { format!("`{}` at {}", setting.key, setting.origin) };
+    let name =
+        if from_env { setting.origin.clone() } else { format!("`{}` at {}", setting.key, setting.origin) };
     let hint = match suggest::nearest(&setting.key) {
         Some(known) if from_env => format!("; did you mean {}?", env::variable(known)),
         Some(known) => format!("; did you mean `{known}`?"),
@@ -524,7 +530,16 @@ mod tests {
         let text = std::fs::read_to_string(path).expect("example");
         assert_eq!(text, example(), "write it anew: carillon config example > docs/carillon.example.toml");
         // With every setting uncommented it is valid and changes nothing but what is required.
-        let active: String = text.lines().map(|line| line.strip_prefix("#").filter(|l| l.contains(" = ") && !l.starts_with(' ')).unwrap_or(line).to_owned() + "\n").collect();
+        let active: String = text
+            .lines()
+            .map(|line| {
+                line.strip_prefix("#")
+                    .filter(|l| l.contains(" = ") && !l.starts_with(' '))
+                    .unwrap_or(line)
+                    .to_owned()
+                    + "\n"
+            })
+            .collect();
         let config = load(&active, &[]).expect("example");
         let mut expected = Config::default();
         expected.node.id = 1;

@@ -43,7 +43,7 @@ settings! {
     cluster.control_api: "gRPC addresses of control nodes: where a node without the control role passes calls on to.";
     cluster.advertise_link: "Where other nodes reach link.address, host:port. Needed when that is 0.0.0.0.";
     cluster.advertise_api: "Where other nodes and clients reach api.address, host:port.";
-    cluster.advertise_mqtt: "Where terminals reach mqtt.address (or mqtt.tls_address), host:port.";
+    cluster.advertise_mqtt: "Where terminals are told to connect to, host:port: mqtt.address, or mqtt.tls_address where that is empty.";
 
     link.address: "UDP: the link between edges and the leader, and Raft between control nodes (QUIC).";
 

@@ -16,7 +16,8 @@ pub(super) fn nearest(key: &str) -> Option<&'static str> {
         SETTINGS.iter().find(same_name).map(|setting| setting.key)
     };
     let by_part = || {
-        let alike = |known: &str| split(known).0 == section && !name.is_empty() && part_of(split(known).1, name);
+        let alike =
+            |known: &str| split(known).0 == section && !name.is_empty() && part_of(split(known).1, name);
         SETTINGS.iter().map(|setting| setting.key).find(|known| alike(known))
     };
     by_distance.map(|(_, known)| known).or_else(by_name).or_else(by_part)

@@ -31,9 +31,12 @@ impl Raw {
     fn list(&self) -> Result<Vec<String>, String> {
         match self {
             Self::List(items) => items.iter().map(|item| item.text().map(str::to_owned)).collect(),
-            Self::Text(text) | Self::Word(text) => {
-                Ok(text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect())
-            }
+            Self::Text(text) | Self::Word(text) => Ok(text
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect()),
         }
     }
 }

@@ -46,7 +46,11 @@ impl Health {
 
     /// Why the node is not ready; empty when it is.
     pub fn reasons(&self) -> Vec<String> {
-        self.unmet.borrow().iter().map(|(condition, reason)| format!("{condition:?}: {reason}").to_lowercase()).collect()
+        self.unmet
+            .borrow()
+            .iter()
+            .map(|(condition, reason)| format!("{condition:?}: {reason}").to_lowercase())
+            .collect()
     }
 
     /// Whether everything holds.

@@ -143,7 +143,10 @@ mod tests {
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         health.unmet(Condition::Leader, "no leader for 3s");
         let answer = get(address, "/readyz").await;
-        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("leader: no leader for 3s"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("leader: no leader for 3s"),
+            "{answer}"
+        );
         assert!(get(address, "/metrics").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));
         server.abort();

@@ -223,7 +223,8 @@ pub struct Accepted<H = StreamHeader> {
 /// Waits for the next bidirectional stream of the peer and reads its header.
 ///
 /// Not safe to cancel between stream and header, so give it a task of its own, or end the connection after
-/// cancelling. A peer that opens a stream and withholds the header holds up its own further streams only.
+/// cancelling. A peer that opens a stream and withholds the header holds up its own further streams only. Only
+/// [`FrameError::Connection`] says that there will be no further stream.
 pub async fn accept_bi<H: DeserializeOwned>(
     connection: &quinn::Connection,
 ) -> Result<Accepted<H>, FrameError> {

@@ -13,7 +13,7 @@ pub mod identity;
 pub mod quic;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use certs::Certificates;
 pub use frames::{FrameError, FrameReceiver, FrameSender};

@@ -1,0 +1,65 @@
+# Everything a developer runs, one line each: `make help`.
+# Each target that compiles first runs scripts/setup.sh, which does nothing (in a few milliseconds) when nothing is missing.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+CARGO  := . scripts/env.sh && cargo
+SETUP  := scripts/setup.sh --quiet
+DIR    ?= .cluster
+MINUTES ?= 5
+
+.PHONY: help setup build demo test cluster cluster-down chaos ci fix fmt-check clippy layers links doc
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing and compile RocksDB once (about 17 minutes, only the first time)
+	@scripts/setup.sh
+
+build: ## the carillon binary, release profile
+	@$(SETUP)
+	@$(CARGO) build --release -p carillon
+
+demo: build ## the story: three nodes, a push, a killed leader, nothing lost
+	@scripts/demo.sh
+
+cluster: build ## a three-node cluster left running in DIR (default .cluster); EDGES=n BASE_PORT=p ANONYMOUS=1
+	@scripts/cluster.sh up --dir $(DIR) $(if $(EDGES),--edges $(EDGES)) $(if $(BASE_PORT),--base-port $(BASE_PORT)) $(if $(ANONYMOUS),--anonymous)
+
+cluster-down: ## stop the cluster of DIR; its data stays
+	@scripts/cluster.sh down --dir $(DIR)
+
+# The dev profile: it compiles faster, and its assertions are on while processes are killed.
+test: ## all tests, a short chaos run included
+	@$(SETUP)
+	@$(CARGO) build --workspace --all-targets
+	@$(CARGO) test --workspace
+
+chaos: build ## faults against a release build: MINUTES=5 SEED=random
+	@$(CARGO) run --quiet --release -p chaos-tests -- run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+fmt-check:
+	@$(CARGO) fmt --all --check
+
+clippy:
+	@$(SETUP)
+	@$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+layers:
+	@scripts/check-layers.sh
+
+links:
+	@scripts/check-docs.sh
+
+doc:
+	@$(SETUP)
+	@. scripts/env.sh && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+ci: fmt-check links layers clippy doc test ## the gate: formatting, links, layers, clippy, docs, tests; changes nothing
+
+fix: ## rewrite what can be: formatting, clippy's suggestions
+	@$(SETUP)
+	@$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	@$(CARGO) fmt --all

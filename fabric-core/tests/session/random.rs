@@ -1,0 +1,427 @@
+//! Random conversations: whatever terminal, leader and socket do, what must hold holds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use cluster_proto::{
+    DropReason, Message, Outcome, PushId, Qos,
+    link::{PublishOutcome, RefuseReason, UnbindReason},
+};
+use fabric_core::mqtt::{
+    Action, AuthRefusal, Changed, CloseCause, Matching, Packet, ProtocolVersion, Queued, Reason, RequestNo,
+    SessionConfig,
+    packet::{Ack, Codes, Connect, Disconnect, Publish},
+};
+use proptest::prelude::*;
+
+use super::support::*;
+
+#[derive(Clone, Debug)]
+enum Input {
+    Packet(Packet),
+    /// Acknowledges one of those in flight.
+    PubAck(usize, u8),
+    Authenticated(bool),
+    Bound(bool),
+    /// Answers one of the open requests.
+    Answer(usize, bool),
+    Push {
+        qos: Qos,
+        missing: bool,
+        ttl_ms: Option<u64>,
+        /// More of the same kind behind it.
+        more: u8,
+    },
+    /// Answers a pull.
+    Owed {
+        count: u8,
+        live: bool,
+    },
+    Payload {
+        back: u8,
+        gone: bool,
+    },
+    Withdraw {
+        back: u8,
+    },
+    Show,
+    Room(usize),
+    Tick(u64),
+    LinkLost,
+    LinkReady,
+    Unbind,
+    Lost,
+}
+
+fn qos() -> impl Strategy<Value = Qos> {
+    (0..3u8).prop_map(|qos| Qos::from_u8(qos).unwrap())
+}
+
+fn version() -> impl Strategy<Value = ProtocolVersion> {
+    prop_oneof![Just(ProtocolVersion::V31), Just(ProtocolVersion::V311), Just(ProtocolVersion::V5)]
+}
+
+fn any_connect() -> impl Strategy<Value = Connect> {
+    (version(), any::<bool>(), any::<bool>(), prop::option::of(1..5u16), prop::option::of(10..60u32))
+        .prop_map(|(version, named, clean_start, receive_maximum, packet_len_max)| {
+            let mut connect = Connect { clean_start, ..connect(version) };
+            if !named {
+                connect.client_id.clear();
+            }
+            connect.properties.receive_maximum = receive_maximum;
+            connect.properties.packet_len_max = packet_len_max;
+            connect
+        })
+}
+
+fn packet() -> impl Strategy<Value = Packet> {
+    // What ends a conversation is rare, so that conversations get long.
+    let topic = prop_oneof![97 => Just("a/b"), 1 => Just(""), 1 => Just("a/#"), 1 => Just("$SYS/x")];
+    let published_qos =
+        prop_oneof![50 => Just(Qos::AtMostOnce), 50 => Just(Qos::AtLeastOnce), 1 => Just(Qos::ExactlyOnce)];
+    let filter = prop_oneof![Just("a/+"), Just("#"), Just("a/#/b"), Just("$share/g/a"), Just("b")];
+    let ack = (1..6u16, any::<bool>()).prop_map(|(packet_id, refused)| {
+        let reason = if refused { Reason::QUOTA_EXCEEDED } else { Reason::SUCCESS };
+        Ack { packet_id, reason }
+    });
+    let published =
+        (topic, published_qos, 1..200u16, any::<bool>(), 0..200u8).prop_map(|(topic, qos, id, dup, rare)| {
+            let packet_id = if qos == Qos::AtMostOnce { 0 } else { id };
+            let topic_alias = (rare == 0).then_some(1);
+            Publish { dup, retain: rare == 1, topic_alias, ..publish(qos, packet_id, topic) }
+        });
+    let filters = prop::collection::vec((filter.clone(), qos()), 1..4);
+    prop_oneof![
+        40 => published.prop_map(|publish| Packet::Publish(Box::new(publish))),
+        20 => (1..6u16, filters).prop_map(|(id, filters)| subscribe(id, &filters)),
+        5 => (1..6u16, prop::collection::vec(filter, 1..4)).prop_map(|(id, filters)| unsubscribe(id, &filters)),
+        10 => Just(Packet::PingReq),
+        5 => ack.clone().prop_map(Packet::PubAck),
+        1 => ack.clone().prop_map(Packet::PubRec),
+        1 => ack.clone().prop_map(Packet::PubRel),
+        1 => ack.prop_map(Packet::PubComp),
+        1 => any_connect().prop_map(|connect| Packet::Connect(Box::new(connect))),
+        1 => prop::option::of(0..9u32).prop_map(|session_expiry_s| {
+            Packet::Disconnect(Box::new(Disconnect { session_expiry_s, ..Disconnect::default() }))
+        }),
+        1 => prop_oneof![
+            Just(Packet::PingResp),
+            Just(Packet::Auth(Reason::SUCCESS)),
+            Just(Packet::ConnAck(Box::default())),
+            Just(Packet::SubAck(Codes { packet_id: 1, codes: Vec::new() })),
+        ],
+    ]
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let ttl_ms = prop::option::of(0..2_000u64);
+    prop_oneof![
+        10 => packet().prop_map(Input::Packet),
+        20 => (0..8usize, prop_oneof![8 => Just(0u8), 1 => Just(0x97u8)]).prop_map(|(n, code)| Input::PubAck(n, code)),
+        2 => any::<bool>().prop_map(Input::Authenticated),
+        2 => any::<bool>().prop_map(Input::Bound),
+        10 => (0..8usize, prop::bool::weighted(0.9)).prop_map(|(n, ok)| Input::Answer(n, ok)),
+        40 => (qos(), prop::bool::weighted(0.1), ttl_ms, prop_oneof![20 => Just(0u8), 1 => 0..200u8])
+            .prop_map(|(qos, missing, ttl_ms, more)| Input::Push { qos, missing, ttl_ms, more }),
+        10 => (0..80u8, any::<bool>()).prop_map(|(count, live)| Input::Owed { count, live }),
+        5 => (0..20u8, any::<bool>()).prop_map(|(back, gone)| Input::Payload { back, gone }),
+        5 => (0..20u8).prop_map(|back| Input::Withdraw { back }),
+        3 => Just(Input::Show),
+        10 => prop_oneof![Just(0), Just(50), Just(ROOM)].prop_map(Input::Room),
+        5 => (0..1_000u64).prop_map(Input::Tick),
+        1 => Just(Input::LinkLost),
+        2 => Just(Input::LinkReady),
+        1 => prop::bool::weighted(0.1).prop_map(|unbind| if unbind { Input::Unbind } else { Input::Show }),
+        1 => prop::bool::weighted(0.1).prop_map(|lost| if lost { Input::Lost } else { Input::Show }),
+    ]
+}
+
+/// What the outside knows, and what it checks.
+struct World {
+    terminal: Terminal,
+    window: usize,
+    last_push: u64,
+    /// All that was ever dispatched, with its message: what the leader knows.
+    pushes: BTreeMap<PushId, Queued<Arc<Message>>>,
+    in_flight: BTreeMap<u16, PushId>,
+    /// What the terminal's PUBACK makes of a push.
+    acknowledged: BTreeMap<PushId, Outcome>,
+    /// The leader takes the terminal for live.
+    live: bool,
+    withdrawn: BTreeSet<PushId>,
+    settled: BTreeSet<PushId>,
+    not_written: BTreeSet<PushId>,
+    requests: Vec<Out>,
+    pulled: Option<(PushId, u16)>,
+    /// Pushes whose PUBLISH was written, in order, to be matched with ids: the session does not name them.
+    last_written: PushId,
+    closed: bool,
+}
+
+impl World {
+    fn new(connect: Connect) -> Self {
+        let receive_maximum = connect.properties.receive_maximum.unwrap_or(u16::MAX);
+        let mut world = Self {
+            terminal: Terminal::new(SessionConfig::default()),
+            window: usize::from(receive_maximum).min(64),
+            last_push: 0,
+            pushes: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            live: false,
+            withdrawn: BTreeSet::new(),
+            settled: BTreeSet::new(),
+            not_written: BTreeSet::new(),
+            requests: Vec::new(),
+            pulled: None,
+            last_written: PushId(0),
+            closed: false,
+        };
+        let out = world.terminal.send(Packet::Connect(Box::new(connect)));
+        world.observe(out);
+        world
+    }
+
+    fn back(&self, back: u8) -> PushId {
+        PushId(self.last_push.saturating_sub(u64::from(back)))
+    }
+
+    /// Dispatches a push.
+    fn next(&mut self, qos: Qos, ttl_ms: Option<u64>) -> Queued<Arc<Message>> {
+        self.last_push += 1;
+        let payload = self.last_push.to_be_bytes().to_vec().into();
+        let message = Message { payload, ..(*message(qos)).clone() };
+        let expires_at_ms = ttl_ms.map(|ttl_ms| self.terminal.now + ttl_ms);
+        let queued = Queued { expires_at_ms, ..queued(self.last_push, message.into()) };
+        self.pushes.insert(queued.push, queued.clone());
+        queued
+    }
+
+    /// What the leader would call owed.
+    fn is_owed(&self, queued: &Queued<Arc<Message>>) -> bool {
+        let expired = queued.expires_at_ms.is_some_and(|expires| expires <= self.terminal.now);
+        !expired && !self.settled.contains(&queued.push) && !self.withdrawn.contains(&queued.push)
+    }
+
+    fn apply(&mut self, input: Input) {
+        let at = self.terminal.at();
+        let out = match input {
+            Input::Packet(Packet::PubAck(ack)) => self.puback(ack),
+            Input::Packet(packet) => self.terminal.send(packet),
+            Input::PubAck(n, code) => {
+                let Some(packet_id) = self.in_flight.keys().copied().nth(n) else { return };
+                self.puback(Ack { packet_id, reason: Reason(code) })
+            }
+            Input::Authenticated(true) => self.terminal.authenticate(),
+            Input::Authenticated(false) => self
+                .terminal
+                .answer(|session, at, out| session.handle_authenticated(at, Err(AuthRefusal::Busy), out)),
+            Input::Bound(ok) => {
+                let result = if ok { Ok(bound()) } else { Err(RefuseReason::Unavailable) };
+                self.terminal.answer(|session, at, out| session.handle_bound(at, result, out))
+            }
+            Input::Answer(n, ok) => self.answer(n, ok),
+            Input::Push { qos, missing, ttl_ms, more } => {
+                let mut out = Vec::new();
+                for _ in 0..=more {
+                    let mut queued = self.next(qos, ttl_ms);
+                    if missing {
+                        queued.message = None;
+                    }
+                    // The leader sends to those it takes for live.
+                    if self.live {
+                        out.extend(self.terminal.queue(queued));
+                    }
+                }
+                out
+            }
+            Input::Owed { count, live } => self.owed(count, live),
+            Input::Payload { back, gone } => self.payload(self.back(back), gone),
+            Input::Withdraw { back } => {
+                let push = self.back(back);
+                self.withdrawn.insert(push);
+                self.terminal.answer(|session, at, out| session.withdraw(at, push, out))
+            }
+            Input::Show => {
+                let mut out = Vec::new();
+                let news = message(Qos::AtMostOnce);
+                self.terminal.session.show(at, &news, false, Matching::Any, None, &mut out);
+                // Without status: nothing to follow but that it comes alone.
+                assert!(out.len() <= 1);
+                if self.closed {
+                    assert_eq!(out, []);
+                }
+                return;
+            }
+            Input::Room(room) => {
+                self.terminal.room = room;
+                self.terminal.answer(|session, at, out| session.handle_writable(at, out))
+            }
+            Input::Tick(ms) => self.terminal.tick(at.ms + ms),
+            Input::LinkLost => {
+                self.terminal.session.link_lost();
+                self.pulled = None;
+                self.live = false;
+                return;
+            }
+            Input::LinkReady => self.terminal.answer(|session, _, out| session.link_ready(out)),
+            Input::Unbind => {
+                self.terminal.answer(|session, _, out| session.handle_unbind(UnbindReason::TakenOver, out))
+            }
+            Input::Lost => {
+                self.terminal.answer(|session, _, out| session.close(CloseCause::ConnectionLost, out))
+            }
+        };
+        self.observe(out);
+    }
+
+    fn payload(&mut self, push: PushId, gone: bool) -> Vec<Out> {
+        let message = self.pushes.get(&push).and_then(|queued| queued.message.clone()).filter(|_| !gone);
+        if gone {
+            // Only what was settled or purged is gone.
+            self.withdrawn.insert(push);
+        }
+        self.terminal.answer(|session, at, out| session.handle_payload(at, push, message, out))
+    }
+
+    fn puback(&mut self, ack: Ack) -> Vec<Out> {
+        if let Some(push) = self.in_flight.remove(&ack.packet_id) {
+            let refused = Outcome::Dropped(DropReason::Refused);
+            self.acknowledged.insert(push, if ack.reason.is_error() { refused } else { Outcome::Delivered });
+        }
+        self.terminal.send(Packet::PubAck(ack))
+    }
+
+    fn answer(&mut self, n: usize, ok: bool) -> Vec<Out> {
+        if self.requests.is_empty() {
+            let request = RequestNo(n as u32 + 1_000);
+            return self.terminal.answer(|session, at, out| {
+                session.handle_published(at, request, Ok(PublishOutcome::Accepted), out);
+            });
+        }
+        let request = self.requests.remove(n % self.requests.len());
+        self.terminal.answer(|session, at, out| match request {
+            Action::Accept(incoming) => {
+                let result = if ok { Ok(PublishOutcome::Accepted) } else { Err(RefuseReason::Unavailable) };
+                session.handle_published(at, incoming.request, result, out);
+            }
+            Action::Subscribe { request, .. } | Action::Unsubscribe { request, .. } => {
+                let changed =
+                    Changed { no: cluster_proto::TerminalNo(7), session: cluster_proto::SessionId(1) };
+                let result = if ok { Ok(changed) } else { Err(RefuseReason::Quota) };
+                session.handle_changed(at, request, result, out);
+            }
+            other => panic!("not a request: {other:?}"),
+        })
+    }
+
+    fn owed(&mut self, count: u8, live: bool) -> Vec<Out> {
+        let Some((after, max)) = self.pulled.take() else { return Vec::new() };
+        let owed = self.pushes.values().filter(|queued| queued.push > after && self.is_owed(queued));
+        let mut page: Vec<_> = owed.cloned().collect();
+        let count = usize::from(count.min(max as u8));
+        let live = live && page.len() <= count;
+        page.truncate(count);
+        self.live = live;
+        self.terminal.answer(|session, at, out| session.handle_owed(at, page, live, out))
+    }
+
+    /// Socket, link and terminal at their best: everything that is owed arrives.
+    fn heal(&mut self) {
+        self.apply(Input::Room(ROOM));
+        self.apply(Input::LinkReady);
+        while !self.closed && (self.pulled.is_some() || self.terminal.session.in_flight().next().is_some()) {
+            let before = (self.settled.len(), self.terminal.session.after());
+            for push in self.terminal.session.in_flight().collect::<Vec<_>>() {
+                let out = self.payload(push, false);
+                self.observe(out);
+            }
+            for _ in 0..self.in_flight.len() {
+                self.apply(Input::PubAck(0, 0));
+            }
+            self.apply(Input::Owed { count: 64, live: true });
+            let after = (self.settled.len(), self.terminal.session.after());
+            if before == after && self.pulled.is_none() && self.in_flight.is_empty() {
+                break;
+            }
+        }
+        if self.closed || self.terminal.session.no().is_none() {
+            return;
+        }
+        let lost: Vec<_> =
+            self.pushes.values().filter(|queued| self.is_owed(queued)).map(|q| q.push).collect();
+        assert_eq!(lost, [], "owed, and never delivered");
+    }
+
+    fn observe(&mut self, out: Vec<Out>) {
+        for action in out {
+            assert!(!self.closed, "after the end: {action:?}");
+            match action {
+                Action::Deliver(delivery) => {
+                    let push = PushId(u64::from_be_bytes(delivery.message.payload[..].try_into().unwrap()));
+                    assert!(push > self.last_written, "first deliveries come in order (I12)");
+                    assert!(!self.not_written.contains(&push), "written after NotWritten (I3)");
+                    self.last_written = push;
+                    if delivery.packet_id != 0 {
+                        assert_eq!(self.in_flight.insert(delivery.packet_id, push), None, "packet id in use");
+                        assert!(self.in_flight.len() <= self.window, "window exceeded");
+                    }
+                }
+                Action::Receipt { push, outcome } => self.check_receipt(push, outcome),
+                Action::Accept(_) | Action::Subscribe { .. } | Action::Unsubscribe { .. } => {
+                    self.requests.push(action)
+                }
+                Action::Pull { after, max } => {
+                    self.live = false;
+                    assert_eq!(self.pulled.replace((after, max)), None, "one pull at a time");
+                }
+                Action::Close(_) => self.closed = true,
+                _ => {}
+            }
+        }
+        assert_eq!(self.closed, self.terminal.session.is_closed());
+        assert!(self.requests.len() <= 128 + 16, "requests are bounded");
+        assert!(self.terminal.session.in_flight().count() <= self.window + 128, "deliveries are bounded");
+    }
+
+    fn check_receipt(&mut self, push: PushId, outcome: Outcome) {
+        match outcome {
+            // Asked for again, a settled push is not known any more: then this changes nothing.
+            Outcome::NotWritten => {
+                assert!(self.withdrawn.contains(&push));
+                self.not_written.insert(push);
+            }
+            outcome => {
+                assert!(self.settled.insert(push), "{push} was settled before {outcome:?}");
+                match self.acknowledged.get(&push) {
+                    Some(acknowledged) => assert_eq!(outcome, *acknowledged),
+                    None => assert_ne!(outcome, Outcome::Delivered, "delivered without PUBACK (I2)"),
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_conversation_keeps_window_order_and_receipts_right(
+        connect in any_connect(),
+        opened in prop::bool::weighted(0.9),
+        inputs in prop::collection::vec(input(), 0..300),
+    ) {
+        let mut world = World::new(connect);
+        if opened {
+            world.apply(Input::Authenticated(true));
+            world.apply(Input::Bound(true));
+            world.apply(Input::Owed { count: 0, live: true });
+        }
+        for input in inputs {
+            world.apply(input);
+        }
+        world.heal();
+    }
+}

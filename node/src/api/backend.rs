@@ -1,0 +1,194 @@
+//! What the API needs of the control group. `control` implements it over the real one, tests over tables in memory.
+
+use std::future::Future;
+
+use cluster_proto::{AppId, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses};
+use raft_store::{Applied, CommandBody, command::SigningKey};
+use tokio::sync::watch;
+
+/// Who leads, as this member knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// Raft term.
+    pub term: u64,
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// This member leads, and everything committed before is applied here.
+    pub is_leader: bool,
+}
+
+/// A control member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it listens.
+    pub addresses: NodeAddresses,
+    /// It votes; otherwise it learns.
+    pub voter: bool,
+    /// Last log position known to be on it; the leader's view.
+    pub matched: Option<u64>,
+}
+
+/// An edge linked to the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// Its node.
+    pub node: NodeId,
+    /// Terminals connected there.
+    pub terminals: u64,
+    /// Where it listens.
+    pub addresses: NodeAddresses,
+}
+
+/// How far the tables are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Log index applied.
+    pub index: u64,
+    /// Digest of the tables there.
+    pub digest: u128,
+}
+
+/// A registered terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TerminalView {
+    /// Its number.
+    pub no: TerminalNo,
+    /// Its id.
+    pub id: TerminalId,
+    /// Its tags, sorted.
+    pub tags: Vec<(String, String)>,
+    /// Milliseconds since the epoch.
+    pub registered_at_ms: u64,
+}
+
+/// A push without its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushView {
+    /// Whose.
+    pub app: AppId,
+    /// Its topic.
+    pub topic: String,
+    /// Milliseconds since the epoch.
+    pub accepted_at_ms: u64,
+    /// Milliseconds since the epoch.
+    pub expires_at_ms: u64,
+}
+
+/// How many of an audience are in which state; states with nobody may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All.
+    pub audience: u64,
+    /// By state; they sum up to `audience`.
+    pub by_state: Vec<(State, u64)>,
+}
+
+/// Why a command is not (known to be) in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProposeError {
+    /// Certainly not done.
+    NotLeader,
+    /// May or may not be committed.
+    Unknown,
+    /// Too many proposals wait; not done.
+    Full,
+    /// So many bytes do not fit into one log entry; not done.
+    TooLarge(usize),
+    /// The disk is nearly full; not done.
+    DiskFull,
+    /// The node goes down; not done.
+    Stopped,
+}
+
+/// Why a membership change did not happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MembershipError {
+    /// Certainly not done.
+    NotLeader,
+    /// May or may not be done.
+    Unknown,
+    /// Not possible now, or not at all; not done.
+    Refused(String),
+    /// No such node.
+    NoSuchNode(NodeId),
+}
+
+/// No linearizable read is possible here now: no leader, or not this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadError;
+
+/// The control group and, on the leader, its links to the edges.
+pub trait Control: Clone + Send + Sync + 'static {
+    /// This node and where it listens.
+    fn own(&self) -> (NodeId, NodeAddresses);
+    /// Who leads.
+    fn leadership(&self) -> watch::Receiver<Leadership>;
+    /// The members; none before the cluster is founded.
+    fn members(&self) -> Vec<Member>;
+    /// The disk is nearly full: new pushes are refused.
+    fn is_disk_full(&self) -> bool;
+
+    /// After it, reads see everything answered before it was called.
+    fn linearize(&self) -> impl Future<Output = Result<(), ReadError>> + Send;
+    /// Puts one command into the log.
+    fn propose(&self, body: CommandBody) -> impl Future<Output = Result<Applied, ProposeError>> + Send;
+    /// Recalls a push, asking the edges that have it in flight.
+    fn cancel(&self, app: AppId, push: PushId) -> impl Future<Output = Result<Applied, ProposeError>> + Send;
+
+    /// The edge a terminal is connected to.
+    fn presence(&self, app: AppId, id: &TerminalId) -> impl Future<Output = Option<NodeId>> + Send;
+    /// Ends its connection; says whether there was one.
+    fn kick(&self, app: AppId, id: &TerminalId) -> impl Future<Output = bool> + Send;
+    /// The edges linked now.
+    fn edges(&self) -> impl Future<Output = Vec<Edge>> + Send;
+
+    /// Founds a cluster of these nodes.
+    fn initialize(
+        &self,
+        nodes: Vec<(NodeId, NodeAddresses)>,
+    ) -> impl Future<Output = Result<(), MembershipError>> + Send;
+    /// Adds a learner.
+    fn add_learner(
+        &self,
+        id: NodeId,
+        addresses: NodeAddresses,
+    ) -> impl Future<Output = Result<(), MembershipError>> + Send;
+    /// Makes a learner a voter.
+    fn promote(&self, id: NodeId) -> impl Future<Output = Result<(), MembershipError>> + Send;
+    /// Takes a member out.
+    fn remove(&self, id: NodeId) -> impl Future<Output = Result<(), MembershipError>> + Send;
+    /// Hands leadership over, to this one or to any.
+    fn transfer_leader(&self, to: Option<NodeId>)
+    -> impl Future<Output = Result<(), MembershipError>> + Send;
+
+    /// How far the tables are.
+    fn position(&self) -> Position;
+    /// An app's number.
+    fn app(&self, name: &str) -> Option<AppId>;
+    /// All apps.
+    fn apps(&self) -> Vec<(AppId, String)>;
+    /// A registered terminal.
+    fn terminal(&self, app: AppId, id: &TerminalId) -> Option<TerminalView>;
+    /// Registered terminals in the order of their ids, after `after`.
+    fn list_terminals(&self, app: AppId, after: Option<&TerminalId>, limit: usize) -> Vec<TerminalView>;
+    /// The id behind a number, registered or lent.
+    fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId>;
+    /// Credentials of this terminal issued at or before this (seconds since the epoch) are void.
+    fn revoked_until(&self, app: AppId, id: &TerminalId) -> u64;
+    /// Whether it has a session that outlives its connection.
+    fn has_session(&self, no: TerminalNo) -> bool;
+    /// Its subscriptions: filter and granted QoS.
+    fn subscriptions(&self, no: TerminalNo) -> Vec<(String, u8)>;
+    /// How many pushes it must still get, counted up to `limit`.
+    fn owed_len(&self, no: TerminalNo, limit: usize) -> usize;
+    /// A push.
+    fn push(&self, push: PushId) -> Option<PushView>;
+    /// Its counts, all from one moment.
+    fn counts(&self, push: PushId) -> Option<Counts>;
+    /// Who of its audience is in this state.
+    fn targets(&self, push: PushId, state: State) -> Option<TerminalSet>;
+    /// The key that signs tokens; none before the cluster is founded.
+    fn signing_key(&self) -> Option<SigningKey>;
+}

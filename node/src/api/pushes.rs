@@ -1,0 +1,259 @@
+//! The service of pushes: accept, recall, status.
+
+use std::time::Duration;
+
+use cluster_proto::{
+    AppId, DropReason, PushId, State, TerminalSet,
+    admin::{self, TargetState, pushes_server::Pushes},
+    credential::Scope,
+};
+use futures_util::stream::{BoxStream, StreamExt as _, unfold};
+use raft_store::{Applied, CommandBody};
+use tokio::time::{Interval, MissedTickBehavior};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Control, Gate,
+    backend::{Counts, PushView},
+    server::Services,
+    status,
+    validate::{self, PushLimits},
+};
+
+/// A watcher is told at most this often.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+/// Ids in one message of a list.
+const PAGE_LEN: usize = 1_000;
+
+#[tonic::async_trait]
+impl<C: Control> Pushes for Services<C> {
+    type WatchStream = BoxStream<'static, Result<admin::StatusResponse, Status>>;
+    type ListTargetsStream = BoxStream<'static, Result<admin::ListTargetsResponse, Status>>;
+
+    async fn push(
+        &self,
+        request: Request<admin::PushRequest>,
+    ) -> Result<Response<admin::PushResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Push)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app).to_owned();
+        caller.in_app(&name)?;
+        let app = self.app(&name).await?;
+        let accept = validate::push(request, app, self.limits)?;
+        if self.control.is_disk_full() {
+            return Err(status::disk_full());
+        }
+        match self.control.propose(CommandBody::AcceptPush(accept)).await.map_err(status::propose)? {
+            Applied::Accepted { push, audience, repeated } => {
+                tracing::debug!(%push, audience, repeated, app = name, caller = caller.name, "push accepted");
+                Ok(Response::new(admin::PushResponse { push: push.0, audience, repeated }))
+            }
+            other => Err(status::unexpected(&other)),
+        }
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<admin::CancelRequest>,
+    ) -> Result<Response<admin::StatusResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Push)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let (app, push) = (self.app(name).await?, PushId(request.push));
+        match self.control.cancel(app, push).await.map_err(status::propose)? {
+            Applied::Done => self.status_of(app, push).await.map(Response::new),
+            other => Err(status::unexpected(&other)),
+        }
+    }
+
+    async fn status(
+        &self,
+        request: Request<admin::StatusRequest>,
+    ) -> Result<Response<admin::StatusResponse>, Status> {
+        let (app, push) = self.asked(request).await?;
+        self.status_of(app, push).await.map(Response::new)
+    }
+
+    async fn watch(
+        &self,
+        request: Request<admin::StatusRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (app, push) = self.asked(request).await?;
+        let first = self.status_of(app, push).await?;
+        let watch = Watch::new(self.clone(), app, push, first);
+        Ok(Response::new(unfold(watch, Watch::next).boxed()))
+    }
+
+    async fn list_targets(
+        &self,
+        request: Request<admin::ListTargetsRequest>,
+    ) -> Result<Response<Self::ListTargetsStream>, Status> {
+        let caller = self.gate.allow(&request, Scope::Read)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let states = states(request.state())?;
+        let (app, push) = (self.app(name).await?, PushId(request.push));
+        self.control.linearize().await.map_err(status::no_leader)?;
+        self.push_of(app, push)?;
+        let targets = states.iter().filter_map(|state| self.control.targets(push, *state));
+        let targets = targets.fold(TerminalSet::new(), |all, some| TerminalSet(all.0 | some.0));
+        Ok(Response::new(pages(self.control.clone(), targets).boxed()))
+    }
+}
+
+impl<C: Control> Services<C> {
+    async fn asked(&self, request: Request<admin::StatusRequest>) -> Result<(AppId, PushId), Status> {
+        let caller = self.gate.allow(&request, Scope::Read)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        Ok((self.app(name).await?, PushId(request.push)))
+    }
+
+    fn push_of(&self, app: AppId, push: PushId) -> Result<PushView, Status> {
+        let view = self.control.push(push).filter(|view| view.app == app);
+        view.ok_or_else(|| status::no_push(push))
+    }
+
+    async fn status_of(&self, app: AppId, push: PushId) -> Result<admin::StatusResponse, Status> {
+        self.control.linearize().await.map_err(status::no_leader)?;
+        // Taken first: the counts are of this position or a later one.
+        let position = self.control.position();
+        let view = self.push_of(app, push)?;
+        let counts = self.control.counts(push).ok_or_else(|| status::no_push(push))?;
+        Ok(response(push, view, &counts, position.index))
+    }
+}
+
+fn response(push: PushId, view: PushView, counts: &Counts, log_index: u64) -> admin::StatusResponse {
+    let mut answer = admin::StatusResponse {
+        push: push.0,
+        audience: counts.audience,
+        topic: view.topic,
+        accepted_at_ms: view.accepted_at_ms,
+        expires_at_ms: view.expires_at_ms,
+        log_index,
+        ..Default::default()
+    };
+    for (state, n) in counts.by_state.iter().filter(|(_, n)| *n > 0) {
+        match state {
+            State::Pending => answer.pending += n,
+            State::Delivered => answer.delivered += n,
+            State::Sent => answer.sent += n,
+            State::Expired => answer.expired += n,
+            State::Cancelled => answer.cancelled += n,
+            State::Collapsed => answer.collapsed += n,
+            State::Dropped(reason) => {
+                answer.dropped += n;
+                *answer.dropped_by_reason.entry(reason.name().to_owned()).or_default() += n;
+            }
+        }
+    }
+    answer
+}
+
+fn states(asked: TargetState) -> Result<Vec<State>, Status> {
+    Ok(match asked {
+        TargetState::Unspecified => return Err(validate::invalid("state is missing: name one")),
+        TargetState::Pending => vec![State::Pending],
+        TargetState::Delivered => vec![State::Delivered],
+        TargetState::Sent => vec![State::Sent],
+        TargetState::Expired => vec![State::Expired],
+        TargetState::Cancelled => vec![State::Cancelled],
+        TargetState::Collapsed => vec![State::Collapsed],
+        TargetState::Dropped => DropReason::ALL.into_iter().map(State::Dropped).collect(),
+    })
+}
+
+/// The ids of a set, a page at a time: a broad audience is never in memory as text.
+fn pages<C: Control>(
+    control: C,
+    targets: TerminalSet,
+) -> impl futures_util::Stream<Item = Result<admin::ListTargetsResponse, Status>> + Send {
+    unfold((control, targets.0.into_iter()), |(control, mut rest)| async move {
+        let ids: Vec<_> = rest
+            .by_ref()
+            .take(PAGE_LEN)
+            .map(|no| {
+                let no = cluster_proto::TerminalNo(no);
+                control.terminal_id(no).map_or_else(|| format!("#{no}"), Into::into)
+            })
+            .collect();
+        if ids.is_empty() { None } else { Some((Ok(admin::ListTargetsResponse { ids }), (control, rest))) }
+    })
+}
+
+/// One watcher: the counts when they change, until nothing is pending.
+struct Watch<C> {
+    services: Services<C>,
+    app: AppId,
+    push: PushId,
+    tick: Interval,
+    next: Next,
+    last: admin::StatusResponse,
+}
+
+enum Next {
+    First,
+    Changes,
+    End,
+}
+
+impl<C: Control> Watch<C> {
+    fn new(services: Services<C>, app: AppId, push: PushId, first: admin::StatusResponse) -> Self {
+        let mut tick = tokio::time::interval(WATCH_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { services, app, push, tick, next: Next::First, last: first }
+    }
+
+    async fn next(mut self) -> Option<(Result<admin::StatusResponse, Status>, Self)> {
+        let answer = match self.next {
+            Next::First => Ok(self.last.clone()),
+            Next::Changes => self.change().await,
+            Next::End => return None,
+        };
+        let more = matches!(&answer, Ok(status) if status.pending > 0);
+        self.next = if more { Next::Changes } else { Next::End };
+        Some((answer, self))
+    }
+
+    /// The position moves with every entry of anybody; only then is it worth to ask again.
+    async fn change(&mut self) -> Result<admin::StatusResponse, Status> {
+        loop {
+            self.tick.tick().await;
+            if !self.services.control.leadership().borrow().is_leader {
+                return Err(status::unavailable("the leader changed: watch again"));
+            }
+            if self.services.control.position().index == self.last.log_index {
+                continue;
+            }
+            let now = self.services.status_of(self.app, self.push).await?;
+            let changed =
+                admin::StatusResponse { log_index: self.last.log_index, ..now.clone() } != self.last;
+            self.last = now;
+            if changed {
+                return Ok(self.last.clone());
+            }
+        }
+    }
+}
+
+// What every service shares.
+impl<C: Control> Services<C> {
+    /// Services over this group.
+    pub fn new(control: C, gate: Gate, limits: PushLimits) -> Self {
+        Self { control, gate, limits }
+    }
+
+    /// The number of an app. An app made on another leader a moment ago may not be applied here yet: looked for
+    /// again after a linearizable read.
+    pub(super) async fn app(&self, name: &str) -> Result<AppId, Status> {
+        if let Some(app) = self.control.app(name) {
+            return Ok(app);
+        }
+        self.control.linearize().await.map_err(status::no_leader)?;
+        self.control.app(name).ok_or_else(|| status::no_app(name))
+    }
+}

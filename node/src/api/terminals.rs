@@ -1,0 +1,312 @@
+//! The service of terminals: registration, credentials, and what is known of one.
+
+use cluster_proto::{
+    AppId, TerminalId, TerminalNo,
+    admin::{self, terminals_server::Terminals},
+    credential::{AUDIENCE_TERMINAL, Scope, TerminalClaims},
+    limits::OWED_PER_TERMINAL_MAX,
+};
+use futures_util::stream::{BoxStream, StreamExt as _, unfold};
+use raft_store::{
+    Applied, CommandBody,
+    command::{NewTerminal, SigningKey},
+};
+use tonic::{Request, Response, Status};
+
+use super::{Control, backend::TerminalView, server::Services, status, validate};
+use crate::auth;
+
+/// Terminals in one command, and their bytes: it must not keep pushes waiting that come after it.
+const REGISTER_CHUNK: usize = 5_000;
+const REGISTER_CHUNK_BYTES: usize = 512 * 1024;
+/// Credentials in one message; signing that many takes about 40 ms.
+const CREDENTIALS_CHUNK: usize = 1_000;
+/// Terminals in one message of a list.
+const PAGE_LEN: usize = 500;
+
+#[tonic::async_trait]
+impl<C: Control> Terminals for Services<C> {
+    type ListStream = BoxStream<'static, Result<admin::ListTerminalsResponse, Status>>;
+    type IssueCredentialsStream = BoxStream<'static, Result<admin::IssueCredentialsResponse, Status>>;
+
+    async fn register(
+        &self,
+        request: Request<admin::RegisterRequest>,
+    ) -> Result<Response<admin::RegisterResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Terminals)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let app = self.app(name).await?;
+        let terminals = validate::terminals(request.terminals)?;
+        let all = terminals.len() as u64;
+        let (_, registered) = self.register_all(app, terminals).await?;
+        let updated = all.saturating_sub(registered);
+        Ok(Response::new(admin::RegisterResponse { registered, updated }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<admin::GetTerminalRequest>,
+    ) -> Result<Response<admin::Terminal>, Status> {
+        let (name, app, id) = self.one(request, Scope::Read).await?;
+        self.control.linearize().await.map_err(status::no_leader)?;
+        let view = self.control.terminal(app, &id).ok_or_else(|| status::no_terminal(&id))?;
+        Ok(Response::new(self.describe(&name, app, view).await))
+    }
+
+    async fn list(
+        &self,
+        request: Request<admin::ListTerminalsRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let caller = self.gate.allow(&request, Scope::Read)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app).to_owned();
+        caller.in_app(&name)?;
+        let app = self.app(&name).await?;
+        let after = Some(request.after).filter(|after| !after.is_empty()).map(validate::id).transpose()?;
+        self.control.linearize().await.map_err(status::no_leader)?;
+        let left = if request.limit == 0 { u64::MAX } else { u64::from(request.limit) };
+        let pages = Pages { services: self.clone(), name, app, after, left };
+        Ok(Response::new(unfold(pages, Pages::next).boxed()))
+    }
+
+    async fn subscriptions(
+        &self,
+        request: Request<admin::GetTerminalRequest>,
+    ) -> Result<Response<admin::SubscriptionsResponse>, Status> {
+        let (_, app, id) = self.one(request, Scope::Read).await?;
+        self.control.linearize().await.map_err(status::no_leader)?;
+        let view = self.control.terminal(app, &id).ok_or_else(|| status::no_terminal(&id))?;
+        let subscriptions = self.control.subscriptions(view.no).into_iter();
+        let subscriptions =
+            subscriptions.map(|(filter, qos)| admin::Subscription { filter, qos: u32::from(qos) }).collect();
+        Ok(Response::new(admin::SubscriptionsResponse { subscriptions }))
+    }
+
+    async fn kick(
+        &self,
+        request: Request<admin::GetTerminalRequest>,
+    ) -> Result<Response<admin::KickResponse>, Status> {
+        let (_, app, id) = self.one(request, Scope::Terminals).await?;
+        // No check of registration: an anonymous client can be ended too.
+        let was_online = self.control.kick(app, &id).await;
+        Ok(Response::new(admin::KickResponse { was_online }))
+    }
+
+    async fn issue_credentials(
+        &self,
+        request: Request<admin::IssueCredentialsRequest>,
+    ) -> Result<Response<Self::IssueCredentialsStream>, Status> {
+        let caller = self.gate.allow(&request, Scope::Terminals)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app).to_owned();
+        caller.in_app(&name)?;
+        let ttl_s = validate::credential_ttl(request.ttl_s)?;
+        let ids = validate::ids(request.ids)?;
+        let app = self.app(&name).await?;
+        let numbered = self.numbered(app, ids).await?;
+        let key = self.control.signing_key().ok_or_else(status::not_initialised)?;
+        let edges = self.control.edges().await;
+        let edges: Vec<_> =
+            edges.into_iter().map(|e| e.addresses.mqtt).filter(|mqtt| !mqtt.is_empty()).collect();
+        tracing::info!(app = name, count = numbered.len(), caller = caller.name, "issue credentials");
+        let issuer = Issuer { name, app, ttl_s, key, edges, now_s: self.gate.now_ms() / 1_000 };
+        let issue = Issue { control: self.control.clone(), issuer, rest: numbered.into_iter() };
+        Ok(Response::new(unfold(issue, Issue::next).boxed()))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<admin::GetTerminalRequest>,
+    ) -> Result<Response<admin::RevokeResponse>, Status> {
+        let (_, app, id) = self.one(request, Scope::Terminals).await?;
+        let issued_until = self.gate.now_ms() / 1_000;
+        let body = CommandBody::Revoke { app, terminal: Some(id), issued_until };
+        match self.control.propose(body).await.map_err(status::propose)? {
+            Applied::Done => Ok(Response::new(admin::RevokeResponse { issued_until })),
+            other => Err(status::unexpected(&other)),
+        }
+    }
+}
+
+impl<C: Control> Services<C> {
+    async fn one(
+        &self,
+        request: Request<admin::GetTerminalRequest>,
+        scope: Scope,
+    ) -> Result<(String, AppId, TerminalId), Status> {
+        let caller = self.gate.allow(&request, scope)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app).to_owned();
+        caller.in_app(&name)?;
+        let app = self.app(&name).await?;
+        Ok((name, app, validate::id(request.id)?))
+    }
+
+    /// Registers in chunks: their numbers in order, and how many are new. Registering is repeatable, so a call
+    /// that was lost half-way is simply made again.
+    async fn register_all(
+        &self,
+        app: AppId,
+        mut terminals: Vec<NewTerminal>,
+    ) -> Result<(Vec<TerminalNo>, u64), Status> {
+        if self.control.is_disk_full() {
+            return Err(status::disk_full());
+        }
+        let (mut all, mut registered) = (Vec::with_capacity(terminals.len()), 0);
+        while !terminals.is_empty() {
+            let rest = terminals.split_off(chunk_len(&terminals));
+            let body = CommandBody::RegisterTerminals { app, terminals };
+            match self.control.propose(body).await.map_err(status::propose)? {
+                Applied::Registered { nos, new } => {
+                    all.extend(nos);
+                    registered += new;
+                }
+                other => return Err(status::unexpected(&other)),
+            }
+            terminals = rest;
+        }
+        Ok((all, registered))
+    }
+
+    /// The numbers of these terminals; registers those that have none.
+    async fn numbered(
+        &self,
+        app: AppId,
+        ids: Vec<TerminalId>,
+    ) -> Result<Vec<(TerminalId, TerminalNo)>, Status> {
+        let known = |id: &TerminalId| self.control.terminal(app, id).map(|view| view.no);
+        let missing: Vec<_> = ids.iter().filter(|id| known(id).is_none()).cloned().collect();
+        let new = missing.iter().map(|id| NewTerminal { id: id.clone(), tags: None }).collect();
+        let (nos, _) = self.register_all(app, new).await?;
+        let new: std::collections::HashMap<_, _> = missing.into_iter().zip(nos).collect();
+        let number = |id: TerminalId| {
+            let no = new.get(&id).copied().or_else(|| known(&id)).ok_or_else(|| status::no_terminal(&id))?;
+            Ok((id, no))
+        };
+        ids.into_iter().map(number).collect()
+    }
+
+    async fn describe(&self, name: &str, app: AppId, view: TerminalView) -> admin::Terminal {
+        let edge = self.control.presence(app, &view.id).await;
+        admin::Terminal {
+            app: name.to_owned(),
+            no: view.no.0,
+            tags: view.tags.into_iter().collect(),
+            online: edge.is_some(),
+            edge: edge.map_or(0, |edge| edge.0),
+            registered_at_ms: view.registered_at_ms,
+            owed: self.control.owed_len(view.no, OWED_PER_TERMINAL_MAX) as u64,
+            session: self.control.has_session(view.no),
+            id: view.id.into(),
+        }
+    }
+}
+
+/// How many of these go into the next command; at least one.
+fn chunk_len(terminals: &[NewTerminal]) -> usize {
+    let mut bytes = 0;
+    let fits = terminals.iter().take(REGISTER_CHUNK).take_while(|new| {
+        let tags = new.tags.iter().flatten().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+        bytes += new.id.as_str().len() + tags;
+        bytes <= REGISTER_CHUNK_BYTES
+    });
+    fits.count().max(1).min(terminals.len())
+}
+
+/// A list in progress.
+struct Pages<C> {
+    services: Services<C>,
+    name: String,
+    app: AppId,
+    after: Option<TerminalId>,
+    left: u64,
+}
+
+impl<C: Control> Pages<C> {
+    async fn next(mut self) -> Option<(Result<admin::ListTerminalsResponse, Status>, Self)> {
+        let limit = usize::try_from(self.left).unwrap_or(usize::MAX).min(PAGE_LEN);
+        let views = self.services.control.list_terminals(self.app, self.after.as_ref(), limit);
+        self.after = Some(views.last()?.id.clone());
+        self.left -= views.len() as u64;
+        let mut terminals = Vec::with_capacity(views.len());
+        for view in views {
+            terminals.push(self.services.describe(&self.name, self.app, view).await);
+        }
+        Some((Ok(admin::ListTerminalsResponse { terminals }), self))
+    }
+}
+
+/// What every credential of a call shares.
+#[derive(Clone)]
+struct Issuer {
+    name: String,
+    app: AppId,
+    ttl_s: u64,
+    key: SigningKey,
+    edges: Vec<String>,
+    now_s: u64,
+}
+
+/// Credentials in progress.
+struct Issue<C> {
+    control: C,
+    issuer: Issuer,
+    rest: std::vec::IntoIter<(TerminalId, TerminalNo)>,
+}
+
+impl<C: Control> Issue<C> {
+    /// Signing is work for a core: done outside the runtime's own threads, a message at a time, and only as fast as
+    /// the caller reads.
+    async fn next(mut self) -> Option<(Result<admin::IssueCredentialsResponse, Status>, Self)> {
+        let chunk: Vec<_> = self.rest.by_ref().take(CREDENTIALS_CHUNK).collect();
+        if chunk.is_empty() {
+            return None;
+        }
+        let (control, issuer) = (self.control.clone(), self.issuer.clone());
+        let signed = tokio::task::spawn_blocking(move || {
+            let sign = |(id, no): (TerminalId, TerminalNo)| {
+                let revoked_until = control.revoked_until(issuer.app, &id);
+                issuer.credential(id, no, revoked_until)
+            };
+            chunk.into_iter().map(sign).collect::<Result<Vec<_>, _>>()
+        });
+        let answer = match signed.await {
+            Ok(Ok(credentials)) => Ok(admin::IssueCredentialsResponse { credentials }),
+            Ok(Err(error)) => Err(status::issue(&error)),
+            Err(_) => Err(status::unavailable("this node is going down")),
+        };
+        Some((answer, self))
+    }
+}
+
+impl Issuer {
+    fn credential(
+        &self,
+        id: TerminalId,
+        no: TerminalNo,
+        revoked_until: u64,
+    ) -> Result<admin::Credential, auth::IssueError> {
+        // One issued in the very second of a revocation is meant to be valid.
+        let iat = self.now_s.max(revoked_until + 1);
+        let claims = TerminalClaims {
+            aud: AUDIENCE_TERMINAL.to_owned(),
+            app: self.name.clone(),
+            app_id: self.app.0,
+            sub: id.into(),
+            no: no.0,
+            iat,
+            exp: iat + self.ttl_s,
+            publish: None,
+            subscribe: None,
+        };
+        Ok(admin::Credential {
+            token: auth::issue_terminal(&self.key, &claims)?,
+            terminal: claims.sub,
+            username: claims.app,
+            expires: claims.exp,
+            edges: self.edges.clone(),
+        })
+    }
+}

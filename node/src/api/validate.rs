@@ -1,0 +1,297 @@
+//! What requests must be, before anything is proposed. Messages say where and what to do.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster_proto::{
+    AppId, Message, MessageProperties, PushKind, Qos, TerminalId, admin,
+    limits::{PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX, TERMINALS_PER_CALL_MAX},
+};
+use fabric_core::subscriptions::filter::validate_topic;
+use prost::Message as _;
+use raft_store::command::{AcceptPush, Audience, IdempotencyKey, NewTerminal};
+use tonic::Status;
+use xxhash_rust::xxh3::xxh3_128;
+
+const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
+const TAGS_MAX: usize = 64;
+const TAG_KEY_LEN_MAX: usize = 64;
+const TAG_VALUE_LEN_MAX: usize = 256;
+const APP_NAME_LEN_MAX: usize = 64;
+/// The app of requests that name none.
+const APP_DEFAULT: &str = "default";
+const CREDENTIAL_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
+/// Longer-lived secrets on devices are better renewed.
+const CREDENTIAL_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+/// Bounds of what a push may ask for, from the config.
+#[derive(Clone, Copy, Debug)]
+pub struct PushLimits {
+    /// Where a push does not say.
+    pub ttl_default: Duration,
+    /// The longest.
+    pub ttl_max: Duration,
+}
+
+/// The app a request means.
+pub(super) fn app_name(asked: &str) -> &str {
+    if asked.is_empty() { APP_DEFAULT } else { asked }
+}
+
+/// The command of a push request.
+pub(super) fn push(
+    mut request: admin::PushRequest,
+    app: AppId,
+    limits: PushLimits,
+) -> Result<AcceptPush, Status> {
+    let ttl_ms = ttl(request.ttl_ms, limits)?;
+    let idempotency = idempotency(&mut request)?;
+    let audience = audience(request.audience)?;
+    let kind = if audience == Audience::Topic { PushKind::Topic } else { PushKind::Identity };
+    validate_topic(&request.topic).map_err(|error| invalid(format!("topic: {error}")))?;
+    if request.payload.len() > PAYLOAD_LEN_MAX {
+        return Err(too_much("payload", request.payload.len(), PAYLOAD_LEN_MAX, "bytes"));
+    }
+    let message = Message {
+        app,
+        kind,
+        topic: request.topic,
+        qos: qos(request.qos)?,
+        payload: Bytes::from(request.payload),
+        properties: properties(request.properties.unwrap_or_default())?,
+        publisher: None,
+    };
+    Ok(AcceptPush { message, audience, ttl_ms, idempotency })
+}
+
+fn ttl(asked_ms: u64, limits: PushLimits) -> Result<u64, Status> {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    match asked_ms {
+        0 => Ok(ms(limits.ttl_default)),
+        asked if asked > ms(limits.ttl_max) => {
+            Err(invalid(format!("ttl_ms is {asked}: the most is {} (push.ttl_max)", ms(limits.ttl_max))))
+        }
+        asked => Ok(asked),
+    }
+}
+
+/// The digest is of what makes a repeated request the same one: all but the key, encoded anew, because two
+/// spellings of one protobuf message are one request.
+fn idempotency(request: &mut admin::PushRequest) -> Result<Option<IdempotencyKey>, Status> {
+    let key = std::mem::take(&mut request.idempotency_key);
+    if key.len() > IDEMPOTENCY_KEY_LEN_MAX {
+        return Err(too_much("idempotency_key", key.len(), IDEMPOTENCY_KEY_LEN_MAX, "bytes"));
+    }
+    if key.is_empty() {
+        return Ok(None);
+    }
+    if request.app.is_empty() {
+        APP_DEFAULT.clone_into(&mut request.app);
+    }
+    Ok(Some(IdempotencyKey { key, digest: xxh3_128(&request.encode_to_vec()) }))
+}
+
+fn audience(asked: Option<admin::Audience>) -> Result<Audience, Status> {
+    use admin::audience::Of;
+    match asked.and_then(|audience| audience.of) {
+        Some(Of::All(_)) => Ok(Audience::All),
+        Some(Of::Topic(_)) => Ok(Audience::Topic),
+        Some(Of::Terminals(list)) => ids(list.ids).map(Audience::Terminals),
+        None => Err(invalid("audience is missing: name terminals, topic or all")),
+    }
+}
+
+fn qos(asked: u32) -> Result<Qos, Status> {
+    match asked {
+        0 => Ok(Qos::AtMostOnce),
+        1 => Ok(Qos::AtLeastOnce),
+        2 => Err(invalid("qos 2 is not there yet: use 1 (at least once)")),
+        other => Err(invalid(format!("qos is {other}: it must be 0 or 1"))),
+    }
+}
+
+fn properties(asked: admin::Properties) -> Result<MessageProperties, Status> {
+    let properties = MessageProperties {
+        payload_is_utf8: asked.payload_is_utf8,
+        content_type: asked.content_type,
+        response_topic: asked.response_topic,
+        correlation_data: asked.correlation_data.map(Bytes::from),
+        user_properties: asked.user_properties.into_iter().map(|p| (p.name, p.value)).collect(),
+    };
+    check_properties(&properties)?;
+    Ok(properties)
+}
+
+/// What terminals could not be sent: MQTT strings have at most 65,535 bytes and no U+0000 ([MQTT-1.5.4-2]).
+fn check_properties(properties: &MessageProperties) -> Result<(), Status> {
+    if let Some(topic) = &properties.response_topic {
+        validate_topic(topic).map_err(|error| invalid(format!("response_topic: {error}")))?;
+    }
+    let user = properties.user_properties.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+    let texts = properties.content_type.iter().map(String::as_str).chain(user);
+    let mut len = properties.response_topic.as_ref().map_or(0, String::len)
+        + properties.correlation_data.as_ref().map_or(0, Bytes::len);
+    for text in texts {
+        if text.contains('\0') {
+            return Err(invalid("a property contains U+0000, which MQTT strings must not"));
+        }
+        len += text.len();
+    }
+    if len > PROPERTIES_LEN_MAX {
+        return Err(too_much("properties", len, PROPERTIES_LEN_MAX, "bytes"));
+    }
+    Ok(())
+}
+
+/// Terminal ids, at least one.
+pub(super) fn ids(asked: Vec<String>) -> Result<Vec<TerminalId>, Status> {
+    some("ids", asked.len())?;
+    let check = |(at, asked)| TerminalId::new(asked).map_err(|error| invalid(format!("ids[{at}]: {error}")));
+    asked.into_iter().enumerate().map(check).collect()
+}
+
+/// One terminal id.
+pub(super) fn id(asked: String) -> Result<TerminalId, Status> {
+    TerminalId::new(asked).map_err(|error| invalid(format!("id: {error}")))
+}
+
+/// Terminals to register, at least one.
+pub(super) fn terminals(asked: Vec<admin::NewTerminal>) -> Result<Vec<NewTerminal>, Status> {
+    some("terminals", asked.len())?;
+    asked.into_iter().enumerate().map(|(at, terminal)| new_terminal(at, terminal)).collect()
+}
+
+fn new_terminal(at: usize, asked: admin::NewTerminal) -> Result<NewTerminal, Status> {
+    let id = TerminalId::new(asked.id).map_err(|error| invalid(format!("terminals[{at}].id: {error}")))?;
+    let mut tags: Vec<_> = asked.tags.into_iter().collect();
+    tags.sort();
+    check_tags(&tags).map_err(|error| invalid(format!("terminals[{at}].tags: {error}")))?;
+    Ok(NewTerminal { id, tags: Some(tags).filter(|tags| !tags.is_empty()) })
+}
+
+fn check_tags(tags: &[(String, String)]) -> Result<(), String> {
+    if tags.len() > TAGS_MAX {
+        return Err(format!("{} tags, the most is {TAGS_MAX}", tags.len()));
+    }
+    for (key, value) in tags {
+        if key.is_empty() || key.len() > TAG_KEY_LEN_MAX {
+            return Err(format!("key {key:?} must have 1 to {TAG_KEY_LEN_MAX} bytes"));
+        }
+        if value.len() > TAG_VALUE_LEN_MAX {
+            return Err(format!(
+                "the value of {key:?} has {} bytes, the most is {TAG_VALUE_LEN_MAX}",
+                value.len()
+            ));
+        }
+        if key.contains(|c: char| c.is_control() || c == '=') || value.contains(char::is_control) {
+            return Err(format!("{key:?} has a control character, or `=` in its key"));
+        }
+    }
+    Ok(())
+}
+
+/// The name of a new app: part of MQTT user names, logs and metrics.
+pub(super) fn new_app(name: &str) -> Result<(), Status> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > APP_NAME_LEN_MAX || !name.chars().all(allowed) {
+        return Err(invalid(format!(
+            "an app name has 1 to {APP_NAME_LEN_MAX} of the characters a-z 0-9 - _ ., not {name:?}"
+        )));
+    }
+    Ok(())
+}
+
+/// Seconds a credential is valid.
+pub(super) fn credential_ttl(asked_s: u64) -> Result<u64, Status> {
+    match asked_s {
+        0 => Ok(CREDENTIAL_TTL_DEFAULT.as_secs()),
+        asked if asked > CREDENTIAL_TTL_MAX.as_secs() => {
+            Err(invalid(format!("ttl_s is {asked}: the most is {}", CREDENTIAL_TTL_MAX.as_secs())))
+        }
+        asked => Ok(asked),
+    }
+}
+
+/// A refusal of what the request says.
+pub(super) fn invalid(what: impl Into<String>) -> Status {
+    Status::invalid_argument(what)
+}
+
+fn some(what: &str, len: usize) -> Result<(), Status> {
+    if len == 0 {
+        return Err(invalid(format!("{what} is empty")));
+    }
+    if len > TERMINALS_PER_CALL_MAX {
+        return Err(too_much(what, len, TERMINALS_PER_CALL_MAX, "items; split the call"));
+    }
+    Ok(())
+}
+
+fn too_much(what: &str, len: usize, max: usize, unit: &str) -> Status {
+    invalid(format!("{what} has {len}, the most is {max} {unit}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: PushLimits =
+        PushLimits { ttl_default: Duration::from_secs(60), ttl_max: Duration::from_secs(3_600) };
+
+    fn request() -> admin::PushRequest {
+        admin::PushRequest {
+            audience: Some(admin::Audience { of: Some(admin::audience::Of::All(admin::Everyone {})) }),
+            topic: "news".to_owned(),
+            payload: b"hello".to_vec(),
+            qos: 1,
+            idempotency_key: "k".to_owned(),
+            ..Default::default()
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut admin::PushRequest)) -> String {
+        let mut request = request();
+        change(&mut request);
+        let status = push(request, AppId::DEFAULT, LIMITS).expect_err("refused");
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        status.message().to_owned()
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_push_is_named() {
+        assert!(refused(|r| r.topic = "a/#".to_owned()).starts_with("topic: "));
+        assert!(refused(|r| r.topic.clear()).starts_with("topic: "));
+        assert!(refused(|r| r.qos = 2).contains("qos 2"));
+        assert!(refused(|r| r.ttl_ms = 3_600_001).contains("push.ttl_max"));
+        assert!(refused(|r| r.audience = None).contains("audience"));
+        assert!(refused(|r| r.payload = vec![0; PAYLOAD_LEN_MAX + 1]).contains("payload"));
+        assert!(refused(|r| r.idempotency_key = "x".repeat(129)).contains("idempotency_key"));
+        let ids = vec!["a".to_owned(), "b\n".to_owned()];
+        let of = Some(admin::audience::Of::Terminals(admin::TerminalList { ids }));
+        assert!(refused(|r| r.audience = Some(admin::Audience { of })).starts_with("ids[1]: "));
+        let user_properties = vec![admin::UserProperty { name: "a\0".to_owned(), value: String::new() }];
+        let properties = admin::Properties { user_properties, ..Default::default() };
+        assert!(refused(|r| r.properties = Some(properties)).contains("U+0000"));
+    }
+
+    #[test]
+    fn the_digest_of_a_request_does_not_depend_on_its_key() {
+        let key = |key: &str| {
+            let request = admin::PushRequest { idempotency_key: key.to_owned(), ..request() };
+            push(request, AppId::DEFAULT, LIMITS).expect("valid").idempotency.expect("key").digest
+        };
+        assert_eq!(key("a"), key("b"));
+        let other = admin::PushRequest { topic: "other".to_owned(), ..request() };
+        let other = push(other, AppId::DEFAULT, LIMITS).expect("valid").idempotency.expect("key").digest;
+        assert_ne!(key("a"), other);
+    }
+
+    #[test]
+    fn only_a_topic_audience_makes_a_topic_push() {
+        let identity = push(request(), AppId::DEFAULT, LIMITS).expect("valid");
+        assert_eq!(identity.message.kind, PushKind::Identity);
+        let of = Some(admin::audience::Of::Topic(admin::Subscribers {}));
+        let topic = admin::PushRequest { audience: Some(admin::Audience { of }), ..request() };
+        assert_eq!(push(topic, AppId::DEFAULT, LIMITS).expect("valid").message.kind, PushKind::Topic);
+    }
+}

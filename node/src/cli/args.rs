@@ -1,0 +1,415 @@
+//! What can be typed.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::audience::Audience;
+use crate::{config::parse_duration, transport::Roles};
+
+/// One push to many terminals, and exactly who has it.
+#[derive(Debug, Parser)]
+#[command(name = "carillon", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit status: 0 done, 1 refused, 2 wrong usage, 3 the outcome is unknown.")]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command that calls a cluster.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command that calls a cluster")]
+pub(super) struct Shared {
+    /// App (tenant)
+    #[arg(long, global = true, value_name = "NAME", default_value = "default", env = "CARILLON_APP")]
+    pub app: String,
+    /// gRPC addresses of nodes, separated by commas; the next is tried where one does not answer
+    #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:7400", env = "CARILLON_API")]
+    pub api: String,
+    /// API token, or @FILE; that of `carillon dev` on this machine is found by itself
+    #[arg(long, global = true, value_name = "TOKEN", env = "CARILLON_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Authority of the cluster (PEM): calls are made over TLS
+    #[arg(long, global = true, value_name = "FILE", env = "CARILLON_CA")]
+    pub ca: Option<PathBuf>,
+    /// Operator certificate (PEM), instead of a token
+    #[arg(long, global = true, value_name = "FILE", env = "CARILLON_CERT", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, global = true, value_name = "FILE", env = "CARILLON_KEY", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// How long to try, over all addresses
+    #[arg(long, global = true, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Output for machines
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Runs one node with both roles, on embedded defaults, for trials and development
+    Dev(DevArgs),
+    /// Runs a node of a cluster
+    Node(NodeArgs),
+    /// Checks and shows configs
+    Config {
+        /// Output for machines
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Founds a cluster and changes its members
+    Cluster {
+        #[command(flatten)]
+        shared: Shared,
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+    /// Registers terminals, issues their credentials, shows what is known of them
+    Terminal {
+        #[command(flatten)]
+        shared: Shared,
+        #[command(subcommand)]
+        command: TerminalCommand,
+    },
+    /// Pushes a message; answers when it is fsynced on a majority
+    Push(PushArgs),
+    /// Who has a push and who does not
+    Status(StatusArgs),
+    /// Recalls a push from everyone who does not have it yet
+    Cancel(CancelArgs),
+    /// Adds and lists apps (tenants)
+    App {
+        #[command(flatten)]
+        shared: Shared,
+        #[command(subcommand)]
+        command: AppCommand,
+    },
+    /// Issues an API token with chosen scopes
+    Token(TokenArgs),
+    /// Makes the authority of a cluster, and the certificates it signs
+    Certs {
+        /// Output for machines
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        command: CertsCommand,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DevArgs {
+    /// Where data, certificates and the admin token are kept
+    #[arg(long, value_name = "DIR", env = "CARILLON_DATA_DIR", default_value = crate::config::DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// MQTT listener [default: 127.0.0.1:1883]
+    #[arg(long, value_name = "ADDR")]
+    pub mqtt: Option<SocketAddr>,
+    /// gRPC listener [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDR")]
+    pub api: Option<SocketAddr>,
+    /// HTTP listener (/livez, /readyz, /metrics) [default: 127.0.0.1:7480]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Link listener, UDP [default: 127.0.0.1:7401]
+    #[arg(long, value_name = "ADDR")]
+    pub link: Option<SocketAddr>,
+    /// Let MQTT clients in without credentials
+    #[arg(long)]
+    pub anonymous: bool,
+    /// error, warn, info, debug, trace, or a filter
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "CARILLON_LOG__LEVEL")]
+    pub log_level: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeArgs {
+    /// Config file (TOML)
+    #[arg(long, short, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Tells everything that is wrong with a config
+    Check(ConfigArgs),
+    /// Prints the effective values: defaults, file, environment
+    Print(ConfigArgs),
+    /// Prints a commented config with every default
+    Example,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    /// Config file; without one, defaults and environment alone
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Founds a cluster, once; needs --ca, --cert and --key of an operator
+    Init {
+        /// A founding control node; without any, the nodes at --api are asked who they are
+        #[arg(long = "node", value_name = "id=N,link=ADDR,api=ADDR[,mqtt=ADDR]", value_parser = NodeSpec::parse)]
+        nodes: Vec<NodeSpec>,
+        /// Where to write the admin token (mode 0600); without it, it is printed
+        #[arg(long, value_name = "FILE")]
+        token_out: Option<PathBuf>,
+    },
+    /// Members, leader, edges
+    Status {
+        /// As the very node at --api sees it, with its position and digest
+        #[arg(long)]
+        local: bool,
+    },
+    /// Adds a control node as learner; returns when it has caught up
+    Add {
+        /// The node, which must be running
+        #[arg(long, value_name = "id=N,link=ADDR,api=ADDR[,mqtt=ADDR]", value_parser = NodeSpec::parse)]
+        node: NodeSpec,
+    },
+    /// Makes a learner a voter
+    Promote {
+        /// Node id
+        id: u64,
+    },
+    /// Takes a member out
+    Remove {
+        /// Node id
+        id: u64,
+    },
+    /// Hands leadership over, to the node named or to any
+    TransferLeader {
+        /// Node id
+        id: Option<u64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TerminalCommand {
+    /// Registers a terminal, or replaces its tags
+    Register {
+        /// Terminal id: the MQTT client id
+        id: String,
+        /// A tag; may be repeated
+        #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = key_value)]
+        tags: Vec<(String, String)>,
+    },
+    /// What is known of a terminal
+    Get {
+        /// Terminal id
+        id: String,
+    },
+    /// Registered terminals, in the order of their ids
+    List {
+        /// Begin after this id
+        #[arg(long, value_name = "ID", default_value = "")]
+        after: String,
+        /// At most so many; 0: all
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
+    },
+    /// A terminal's subscriptions
+    Subscriptions {
+        /// Terminal id
+        id: String,
+    },
+    /// Ends a terminal's connection, wherever it is
+    Kick {
+        /// Terminal id
+        id: String,
+    },
+    /// Issues a credential; registers the terminal if it is not
+    Credential {
+        /// Terminal id
+        #[arg(required_unless_present = "from_file", conflicts_with = "from_file")]
+        id: Option<String>,
+        /// How long it is valid
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+        ttl: Duration,
+        /// Terminal ids, one a line
+        #[arg(long, value_name = "IDS", requires = "out")]
+        from_file: Option<PathBuf>,
+        /// Where to write "clientid username password" lines (mode 0600)
+        #[arg(long, value_name = "FILE", requires = "from_file")]
+        out: Option<PathBuf>,
+    },
+    /// Voids every credential of a terminal issued until now, and disconnects it
+    Revoke {
+        /// Terminal id
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PushArgs {
+    #[command(flatten)]
+    pub shared: Shared,
+    /// For whom: terminal:ID[,ID...], topic (its subscribers) or all
+    #[arg(long, value_name = "AUDIENCE", value_parser = Audience::parse)]
+    pub to: Audience,
+    /// What terminals see; no wildcards
+    #[arg(long)]
+    pub topic: String,
+    /// At most once, at least once, exactly once
+    #[arg(long, value_name = "0|1|2", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=2))]
+    pub qos: u32,
+    /// How long it stays deliverable; without it, the server's default
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub ttl: Option<Duration>,
+    /// The message
+    #[arg(long, value_name = "TEXT", conflicts_with = "payload_file")]
+    pub payload: Option<String>,
+    /// The message, from a file, or - for standard input
+    #[arg(long, value_name = "F|-")]
+    pub payload_file: Option<PathBuf>,
+    /// MIME type of the message (MQTT 5)
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// User property (MQTT 5); may be repeated
+    #[arg(long = "user-property", value_name = "NAME=VALUE", value_parser = key_value)]
+    pub user_properties: Vec<(String, String)>,
+    /// Repeating the command with the same key and content answers the first result; random if not given
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub shared: Shared,
+    /// Push id
+    pub push: u64,
+    /// Show every change until every terminal is settled
+    #[arg(long, conflicts_with = "terminals")]
+    pub watch: bool,
+    /// List the terminals in this state
+    #[arg(long, value_name = "STATE")]
+    pub terminals: Option<TargetState>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CancelArgs {
+    #[command(flatten)]
+    pub shared: Shared,
+    /// Push id
+    pub push: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum TargetState {
+    Pending,
+    Delivered,
+    Sent,
+    Expired,
+    Cancelled,
+    Collapsed,
+    Dropped,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AppCommand {
+    /// Adds an app
+    Create {
+        /// Its name: a-z 0-9 - _ .
+        name: String,
+    },
+    /// All apps
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokenArgs {
+    #[command(flatten)]
+    pub shared: Shared,
+    /// Who holds it, for logs
+    pub name: String,
+    /// What it may do; may be repeated
+    #[arg(long = "scope", value_name = "SCOPE", required = true, value_parser = ["admin", "push", "terminals", "read"])]
+    pub scopes: Vec<String>,
+    /// Not limited to --app
+    #[arg(long)]
+    pub all_apps: bool,
+    /// How long it is valid
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = parse_duration)]
+    pub ttl: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CertsCommand {
+    /// Makes the authority of a cluster: ca.pem and ca.key. Keep ca.key off the nodes
+    Authority {
+        /// Directory
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Makes a certificate for a node: node.pem and node.key
+    Node {
+        /// Directory of the authority
+        #[arg(long = "ca", value_name = "DIR")]
+        authority: PathBuf,
+        /// Node id
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+        /// control, edge or control,edge
+        #[arg(long, value_name = "ROLES", default_value = "control,edge")]
+        roles: Roles,
+        /// A name or address under which terminals and clients reach it; may be repeated
+        #[arg(long = "host", value_name = "HOST")]
+        hosts: Vec<String>,
+        /// Directory
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Makes a client certificate for an operator: operator.pem and operator.key
+    Operator {
+        /// Directory of the authority
+        #[arg(long = "ca", value_name = "DIR")]
+        authority: PathBuf,
+        /// Directory
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+/// A node as typed: `id=4,link=10.0.0.4:7401,api=10.0.0.4:7400,mqtt=10.0.0.4:1883`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NodeSpec {
+    pub id: u64,
+    pub link: String,
+    pub api: String,
+    pub mqtt: String,
+}
+
+impl NodeSpec {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let (mut id, mut link, mut api, mut mqtt) = (None, None, None, String::new());
+        for part in text.split(',') {
+            let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?} is not key=value"))?;
+            match key.trim() {
+                "id" => id = Some(value.parse().map_err(|_| format!("id {value:?} is not a number"))?),
+                "link" => link = Some(value.to_owned()),
+                "api" => api = Some(value.to_owned()),
+                "mqtt" => value.clone_into(&mut mqtt),
+                other => return Err(format!("there is no {other:?}: id, link, api and mqtt")),
+            }
+        }
+        let missing = |what| format!("{what} is missing");
+        Ok(Self {
+            id: id.ok_or_else(|| missing("id"))?,
+            link: link.ok_or_else(|| missing("link"))?,
+            api: api.ok_or_else(|| missing("api"))?,
+            mqtt,
+        })
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be KEY=VALUE".to_owned()),
+    }
+}

@@ -1,0 +1,259 @@
+//! `carillon terminal`.
+
+use std::{io::Write as _, path::Path, time::Duration};
+
+use cluster_proto::admin;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    Failure,
+    args::TerminalCommand,
+    client::{self, Client, Repeat, refused},
+    files::{self, PrivateFile},
+    output::{Out, note, table, time},
+};
+
+/// Ids in one call of a long list: bounded memory, and little to repeat when a call breaks.
+const CREDENTIALS_PER_CALL: usize = 20_000;
+
+pub(super) async fn run(command: TerminalCommand, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    match command {
+        TerminalCommand::Register { id, tags } => register(id, tags, client, out).await,
+        TerminalCommand::Get { id } => get(id, client, out).await,
+        TerminalCommand::List { after, limit } => list(after, limit, client, out).await,
+        TerminalCommand::Subscriptions { id } => subscriptions(id, client, out).await,
+        TerminalCommand::Kick { id } => kick(id, client, out).await,
+        TerminalCommand::Revoke { id } => revoke(id, client, out).await,
+        TerminalCommand::Credential { id: Some(id), ttl, .. } => credential(id, ttl, client, out).await,
+        TerminalCommand::Credential { ttl, from_file: Some(ids), out: Some(file), .. } => {
+            credentials(&ids, &file, ttl, client, out).await
+        }
+        TerminalCommand::Credential { .. } => {
+            Err(Failure::Usage("name a terminal, or --from-file and --out".to_owned()))
+        }
+    }
+}
+
+async fn register(
+    id: String,
+    tags: Vec<(String, String)>,
+    client: &mut Client,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let terminal = admin::NewTerminal { id: id.clone(), tags: tags.into_iter().collect() };
+    let request = admin::RegisterRequest { app: client.app.clone(), terminals: vec![terminal] };
+    let answer = client.call(Repeat::Same, request, |channel, request| async move {
+        client::terminals(channel).register(request).await
+    });
+    let answer = answer.await?;
+    out.result(&json!({ "terminal": id, "registered": answer.registered, "updated": answer.updated }), || {
+        let what = if answer.registered == 1 { "is registered" } else { "was registered before" };
+        format!("terminal {id} {what}")
+    })
+}
+
+async fn get(id: String, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let request = one(id, client);
+    let answer = client.call(Repeat::Read, request, |channel, request| async move {
+        client::terminals(channel).get(request).await
+    });
+    let terminal = Known::from(answer.await?);
+    out.result(&terminal, || {
+        let rows = [
+            vec!["terminal".to_owned(), terminal.id.clone()],
+            vec!["app".to_owned(), terminal.app.clone()],
+            vec!["number".to_owned(), terminal.no.to_string()],
+            vec!["tags".to_owned(), terminal.tags()],
+            vec!["online".to_owned(), terminal.place()],
+            vec!["session".to_owned(), if terminal.session { "yes" } else { "no" }.to_owned()],
+            vec!["owed".to_owned(), terminal.owed.to_string()],
+            vec!["registered".to_owned(), time(terminal.registered_at_ms)],
+        ];
+        table(&["", ""], &rows).trim_start().to_owned()
+    })
+}
+
+async fn list(after: String, limit: u32, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let request = admin::ListTerminalsRequest { app: client.app.clone(), after, limit };
+    let stream = client.call(Repeat::Read, request, |channel, request| async move {
+        client::terminals(channel).list(request).await
+    });
+    let mut stream = stream.await?;
+    let mut all = Vec::new();
+    while let Some(page) = stream.message().await.map_err(|status| refused(&status))? {
+        all.extend(page.terminals.into_iter().map(Known::from));
+    }
+    out.result(&json!({ "terminals": all }), || {
+        let rows: Vec<_> = all.iter().map(Known::row).collect();
+        table(&["TERMINAL", "NUMBER", "ONLINE", "OWED", "TAGS"], &rows)
+    })?;
+    if let Some(last) = all.last().filter(|_| !out.is_json() && limit != 0 && all.len() >= limit as usize) {
+        note(&format!("There may be more: --after {} or --limit 0", last.id));
+    }
+    Ok(())
+}
+
+async fn subscriptions(id: String, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let request = one(id, client);
+    let answer = client.call(Repeat::Read, request, |channel, request| async move {
+        client::terminals(channel).subscriptions(request).await
+    });
+    let subscriptions = answer.await?.subscriptions;
+    let json: Vec<_> = subscriptions.iter().map(|s| json!({ "filter": s.filter, "qos": s.qos })).collect();
+    out.result(&json!({ "subscriptions": json }), || {
+        let rows: Vec<_> = subscriptions.iter().map(|s| vec![s.filter.clone(), s.qos.to_string()]).collect();
+        table(&["FILTER", "QOS"], &rows)
+    })
+}
+
+async fn kick(id: String, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let request = one(id.clone(), client);
+    let answer = client.call(Repeat::Same, request, |channel, request| async move {
+        client::terminals(channel).kick(request).await
+    });
+    let was_online = answer.await?.was_online;
+    out.result(&json!({ "terminal": id, "was_online": was_online }), || {
+        format!("terminal {id} {}", if was_online { "is disconnected" } else { "was not connected" })
+    })
+}
+
+async fn revoke(id: String, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let request = one(id.clone(), client);
+    let answer = client.call(Repeat::Same, request, |channel, request| async move {
+        client::terminals(channel).revoke(request).await
+    });
+    let until = answer.await?.issued_until;
+    out.result(&json!({ "terminal": id, "issued_until": until }), || {
+        format!("credentials of terminal {id} issued until {} are void", time(until.saturating_mul(1_000)))
+    })
+}
+
+/// One credential: always JSON, because nobody reads a token.
+async fn credential(id: String, ttl: Duration, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let mut issued = issue(vec![id], ttl, client).await?;
+    let credential =
+        issued.pop().ok_or_else(|| Failure::Refused("the node answered no credential".to_owned()))?;
+    out.json(&json!({
+        "terminal": credential.terminal,
+        "username": credential.username,
+        "token": credential.token,
+        "expires": credential.expires,
+        "edges": credential.edges,
+    }))
+}
+
+async fn credentials(
+    ids: &Path,
+    file: &Path,
+    ttl: Duration,
+    client: &mut Client,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let text = String::from_utf8(files::read(ids)?)
+        .map_err(|_| Failure::Refused(format!("{} is not UTF-8 text", ids.display())))?;
+    let all = id_lines(&text).map_err(|why| Failure::Refused(format!("{}: {why}", ids.display())))?;
+    let mut written = PrivateFile::create(file)?;
+    for chunk in all.chunks(CREDENTIALS_PER_CALL) {
+        for credential in issue(chunk.to_vec(), ttl, client).await? {
+            writeln!(written, "{} {} {}", credential.terminal, credential.username, credential.token)?;
+        }
+    }
+    written.finish()?;
+    out.result(&json!({ "credentials": all.len(), "file": file }), || {
+        format!("{} credentials are in {}", all.len(), file.display())
+    })
+}
+
+/// Ids, one a line; empty lines are skipped. The output is split at spaces, so an id must have none.
+fn id_lines(text: &str) -> Result<Vec<String>, String> {
+    let mut ids = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let id = line.trim();
+        if id.contains(char::is_whitespace) {
+            return Err(format!("line {}: an id with a space cannot be written to this file", at + 1));
+        }
+        if !id.is_empty() {
+            ids.push(id.to_owned());
+        }
+    }
+    if ids.is_empty() { Err("no id in it".to_owned()) } else { Ok(ids) }
+}
+
+/// A call's credentials, complete: one that breaks in the middle is made again.
+async fn issue(
+    ids: Vec<String>,
+    ttl: Duration,
+    client: &mut Client,
+) -> Result<Vec<admin::Credential>, Failure> {
+    let request =
+        admin::IssueCredentialsRequest { app: client.app.clone(), ids, ttl_s: ttl.as_secs().max(1) };
+    let issued = client.call(Repeat::Same, request, |channel, request| async move {
+        let mut stream = client::terminals(channel).issue_credentials(request).await?.into_inner();
+        let mut issued = Vec::new();
+        while let Some(page) = stream.message().await? {
+            issued.extend(page.credentials);
+        }
+        Ok(tonic::Response::new(issued))
+    });
+    issued.await
+}
+
+fn one(id: String, client: &Client) -> admin::GetTerminalRequest {
+    admin::GetTerminalRequest { app: client.app.clone(), id }
+}
+
+#[derive(Debug, Serialize)]
+struct Known {
+    id: String,
+    app: String,
+    no: u32,
+    tags: std::collections::BTreeMap<String, String>,
+    online: bool,
+    edge: Option<u64>,
+    session: bool,
+    owed: u64,
+    registered_at_ms: u64,
+}
+
+impl From<admin::Terminal> for Known {
+    fn from(terminal: admin::Terminal) -> Self {
+        Self {
+            id: terminal.id,
+            app: terminal.app,
+            no: terminal.no,
+            tags: terminal.tags.into_iter().collect(),
+            online: terminal.online,
+            edge: Some(terminal.edge).filter(|_| terminal.online),
+            session: terminal.session,
+            owed: terminal.owed,
+            registered_at_ms: terminal.registered_at_ms,
+        }
+    }
+}
+
+impl Known {
+    fn tags(&self) -> String {
+        self.tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+    }
+
+    fn place(&self) -> String {
+        self.edge.map_or_else(|| "no".to_owned(), |edge| format!("node {edge}"))
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![self.id.clone(), self.no.to_string(), self.place(), self.owed.to_string(), self.tags()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_one_a_line() {
+        assert_eq!(id_lines("tv-1\r\n\n  tv-2\n"), Ok(vec!["tv-1".to_owned(), "tv-2".to_owned()]));
+        assert!(id_lines("tv-1\ntv 2").expect_err("space").starts_with("line 2:"));
+        assert!(id_lines("\n").is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! The control group as the API sees it: conversions, no decisions.
+
+use cluster_proto::{
+    AppId, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
+    link::{NodeAddresses, UnbindReason},
+};
+use raft_store::{
+    Applied, Command, CommandBody, ControlGroup, MembershipError as GroupMembershipError,
+    ProposeError as GroupProposeError, command::SigningKey,
+};
+use tokio::sync::watch;
+
+use super::ControlHandle;
+use crate::api::{
+    Control,
+    backend::{
+        Counts, Edge, Leadership, Member, MembershipError, Position, ProposeError, PushView, ReadError, TerminalView,
+    },
+};
+
+impl Control for ControlHandle {
+    fn own(&self) -> (NodeId, NodeAddresses) {
+        self.group().own()
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.api_leadership()
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let member = |m: raft_store::Member| Member {
+            id: m.id,
+            addresses: m.addresses,
+            voter: m.voter,
+            matched: m.matched,
+        };
+        self.group().members().into_iter().map(member).collect()
+    }
+
+    fn is_disk_full(&self) -> bool {
+        self.group().disk_full()
+    }
+
+    async fn linearize(&self) -> Result<(), ReadError> {
+        self.group().linearize().await.map(drop).map_err(|_| ReadError)
+    }
+
+    async fn propose(&self, body: CommandBody) -> Result<Applied, ProposeError> {
+        self.group().propose(Command::own(body)).await.map_err(propose_error)
+    }
+
+    async fn cancel(&self, app: AppId, push: PushId) -> Result<Applied, ProposeError> {
+        self.cancel_push(app, push).await.map_err(propose_error)
+    }
+
+    async fn presence(&self, app: AppId, id: &TerminalId) -> Option<NodeId> {
+        self.where_is(app, id).await
+    }
+
+    async fn kick(&self, app: AppId, id: &TerminalId) -> bool {
+        self.disconnect(app, id, UnbindReason::Kicked).await
+    }
+
+    async fn edges(&self) -> Vec<Edge> {
+        let linked = self.edge_infos().await.into_iter().filter(|edge| edge.linked && !edge.draining);
+        linked.map(|e| Edge { node: e.node, terminals: e.terminals, addresses: e.addresses }).collect()
+    }
+
+    async fn initialize(&self, nodes: Vec<(NodeId, NodeAddresses)>) -> Result<(), MembershipError> {
+        self.group().initialize(nodes).await.map_err(membership_error)
+    }
+
+    async fn add_learner(&self, id: NodeId, addresses: NodeAddresses) -> Result<(), MembershipError> {
+        self.group().add_learner(id, addresses).await.map_err(membership_error)
+    }
+
+    async fn promote(&self, id: NodeId) -> Result<(), MembershipError> {
+        self.group().promote(id).await.map_err(membership_error)
+    }
+
+    async fn remove(&self, id: NodeId) -> Result<(), MembershipError> {
+        self.group().remove(id).await.map_err(membership_error)
+    }
+
+    async fn transfer_leader(&self, to: Option<NodeId>) -> Result<(), MembershipError> {
+        self.group().transfer_leader(to).await.map_err(membership_error)
+    }
+
+    fn position(&self) -> Position {
+        let applied = self.group().tables().applied();
+        Position { index: applied.index, digest: applied.digest }
+    }
+
+    fn app(&self, name: &str) -> Option<AppId> {
+        self.group().tables().app_by_name(name)
+    }
+
+    fn apps(&self) -> Vec<(AppId, String)> {
+        self.group().tables().apps()
+    }
+
+    fn terminal(&self, app: AppId, id: &TerminalId) -> Option<TerminalView> {
+        self.group().tables().terminal_by_id(app, id).map(terminal_view)
+    }
+
+    fn list_terminals(&self, app: AppId, after: Option<&TerminalId>, limit: usize) -> Vec<TerminalView> {
+        self.group().tables().list_terminals(app, after, limit).into_iter().map(terminal_view).collect()
+    }
+
+    fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId> {
+        self.group().tables().terminal_by_no(no).map(|record| record.id)
+    }
+
+    fn revoked_until(&self, app: AppId, id: &TerminalId) -> u64 {
+        self.group().tables().revoked_until(app, id)
+    }
+
+    fn has_session(&self, no: TerminalNo) -> bool {
+        self.group().tables().session(no).is_some_and(|session| session.expiry_s > 0)
+    }
+
+    fn subscriptions(&self, no: TerminalNo) -> Vec<(String, u8)> {
+        let subscriptions = self.group().tables().subscriptions(no);
+        subscriptions.into_iter().map(|s| (s.filter, s.qos as u8)).collect()
+    }
+
+    fn owed_len(&self, no: TerminalNo, limit: usize) -> usize {
+        self.group().tables().owed_len(no, limit)
+    }
+
+    fn push(&self, push: PushId) -> Option<PushView> {
+        self.group().tables().push(push).map(|record| PushView {
+            app: record.message.app,
+            topic: record.message.topic.clone(),
+            accepted_at_ms: record.accepted_at_ms,
+            expires_at_ms: record.expires_at_ms,
+        })
+    }
+
+    fn counts(&self, push: PushId) -> Option<Counts> {
+        let counts = self.group().tables().counts(push)?;
+        Some(Counts { audience: counts.audience, by_state: counts.by_state })
+    }
+
+    fn targets(&self, push: PushId, state: State) -> Option<TerminalSet> {
+        self.group().tables().targets(push, state)
+    }
+
+    fn signing_key(&self) -> Option<SigningKey> {
+        self.group().tables().signing_key()
+    }
+}
+
+fn terminal_view(record: raft_store::tables::TerminalRecord) -> TerminalView {
+    TerminalView {
+        no: record.no,
+        id: record.id,
+        tags: record.tags,
+        registered_at_ms: record.registered_at_ms,
+    }
+}
+
+fn propose_error(error: GroupProposeError) -> ProposeError {
+    match error {
+        GroupProposeError::NotLeader { .. } => ProposeError::NotLeader,
+        GroupProposeError::Unknown => ProposeError::Unknown,
+        GroupProposeError::Full => ProposeError::Full,
+        GroupProposeError::DiskFull => ProposeError::DiskFull,
+        GroupProposeError::Stopped => ProposeError::Stopped,
+    }
+}
+
+fn membership_error(error: GroupMembershipError) -> MembershipError {
+    match error {
+        GroupMembershipError::NotLeader { .. } => MembershipError::NotLeader,
+        other => MembershipError::Refused(other.to_string()),
+    }
+}
+
+/// Leadership in the API's words, kept up to date by a task that ends with the group.
+pub(super) fn follow_leadership(group: &ControlGroup) -> watch::Receiver<Leadership> {
+    let mut source = group.leadership();
+    let now = leadership(&source.borrow_and_update());
+    let (sender, receiver) = watch::channel(now);
+    tokio::spawn(async move {
+        while source.changed().await.is_ok() {
+            let now = leadership(&source.borrow_and_update());
+            if sender.send(now).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn leadership(l: &raft_store::Leadership) -> Leadership {
+    Leadership { term: l.term, leader: l.leader, is_leader: l.is_leader }
+}

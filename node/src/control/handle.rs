@@ -1,0 +1,83 @@
+//! What the API asks of the control role on this node.
+
+use cluster_proto::{
+    AppId, NodeId, PushId, TerminalId, TerminalSet,
+    link::{NodeAddresses, UnbindReason},
+};
+use raft_store::{Applied, Command, CommandBody, ControlGroup, ProposeError};
+use tokio::sync::{oneshot, watch};
+
+use super::{actor::ActorHandle, backend, leader::Question};
+use crate::api;
+
+/// Cheap to clone. The questions below are answered by the leader only; elsewhere they find nobody.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    group: ControlGroup,
+    actor: ActorHandle,
+    leadership: watch::Receiver<api::backend::Leadership>,
+}
+
+/// An edge as the leader sees it.
+#[derive(Clone, Debug)]
+pub struct EdgeInfo {
+    /// Which.
+    pub node: NodeId,
+    /// It has resumed and deliveries flow.
+    pub linked: bool,
+    /// It is going away: no new terminals.
+    pub draining: bool,
+    /// Terminals with a number connected there.
+    pub terminals: u64,
+    /// Where it is reached.
+    pub addresses: NodeAddresses,
+}
+
+impl ControlHandle {
+    pub(crate) fn new(group: ControlGroup, actor: ActorHandle) -> Self {
+        let leadership = backend::follow_leadership(&group);
+        Self { group, actor, leadership }
+    }
+
+    pub(super) fn api_leadership(&self) -> watch::Receiver<api::backend::Leadership> {
+        self.leadership.clone()
+    }
+
+    /// The replicated group.
+    pub fn group(&self) -> &ControlGroup {
+        &self.group
+    }
+
+    pub(crate) fn actor(&self) -> &ActorHandle {
+        &self.actor
+    }
+
+    /// Where a terminal is connected.
+    pub async fn where_is(&self, app: AppId, terminal: &TerminalId) -> Option<NodeId> {
+        self.ask(|reply| Question::Presence(app, terminal.clone(), reply)).await.flatten()
+    }
+
+    /// Ends a terminal's connection; says whether it was online.
+    pub async fn disconnect(&self, app: AppId, terminal: &TerminalId, reason: UnbindReason) -> bool {
+        self.ask(|reply| Question::Kick(app, terminal.clone(), reason, reply)).await.unwrap_or(false)
+    }
+
+    /// Recalls a push: settles at once whoever does not hold it; the others' edges are asked.
+    pub async fn cancel_push(&self, app: AppId, push: PushId) -> Result<Applied, ProposeError> {
+        let in_flight: Option<TerminalSet> = self.ask(|reply| Question::InFlight(push, reply)).await;
+        let Some(in_flight) = in_flight else { return Err(ProposeError::NotLeader { leader: None }) };
+        self.group.propose(Command::own(CommandBody::CancelPush { app, push, in_flight })).await
+    }
+
+    /// All edges that are not declared ended.
+    pub async fn edge_infos(&self) -> Vec<EdgeInfo> {
+        self.ask(Question::Edges).await.unwrap_or_default()
+    }
+
+    /// `None` where this node does not lead.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.actor.questions.send(question(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

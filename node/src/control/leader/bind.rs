@@ -1,0 +1,349 @@
+//! Binding terminals to edges: CONNECT, takeover across the cluster, and the end of connections.
+//!
+//! ```text
+//!  Bind ─► take over the old binding (Unbind ─► Unbound, bounded)
+//!       ─► receipts of both edges applied (so that nothing acknowledged is owed again)
+//!       ─► OpenSession committed, where the session changes
+//!       ─► Bound (new epoch)
+//! ```
+//! One Bind at a time per terminal; a newer one from another connection takes the waiting one's place, whose edge is
+//! told that it is stale.
+
+use cluster_proto::{
+    AppId, Epoch, NodeId, SessionId, TerminalId, TerminalNo,
+    link::{
+        Bind, Bound, Deliver, LeaderControl, Owed, OwedPush, RefuseReason, SessionReply, SessionReplyBody, Unbind,
+        UnbindReason,
+    },
+    limits::OWED_PER_PULL_MAX,
+};
+use cluster_proto::PushId;
+use fabric_core::link::{Binding, Who};
+use raft_store::{
+    Applied, Command, CommandBody, ProposeError, Refusal,
+    command::{Holder, OpenSession},
+};
+
+use super::{Action, Leader, LinkId, Now, Waiting};
+
+/// A takeover waits this long for the old edge's answer and receipts.
+const TAKEOVER_WAIT_MS: u64 = 2_000;
+
+/// The Bind under way for one terminal, and the one that comes after it.
+#[derive(Debug)]
+pub(super) struct BindQueue {
+    current: Job,
+    next: Option<Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    link: LinkId,
+    edge: NodeId,
+    request: u64,
+    bind: Bind,
+    stage: Stage,
+    deadline_ms: u64,
+}
+
+#[derive(Debug, PartialEq)]
+enum Stage {
+    /// The old edge was asked to close this binding.
+    TakingOver { from: NodeId, epoch: Epoch },
+    /// Receipts of these edges must be applied up to here.
+    AwaitingReceipts(Vec<(NodeId, u64)>),
+    /// OpenSession is being committed.
+    Opening,
+}
+
+impl Leader {
+    pub(super) fn handle_bind(&mut self, now: Now, link: LinkId, request: u64, bind: Bind) {
+        let Some((edge, _)) = self.edge_of(link) else { return };
+        let key = (bind.app, bind.terminal.clone());
+        let deadline_ms = now.mono_ms + TAKEOVER_WAIT_MS;
+        let job = Job { link, edge, request, bind, stage: Stage::AwaitingReceipts(Vec::new()), deadline_ms };
+        if let Some(queue) = self.binds.get_mut(&key) {
+            let displaced = queue.next.replace(job);
+            if let Some(old) = displaced {
+                self.refuse(old.link, old.request, RefuseReason::Stale);
+            }
+            return;
+        }
+        self.start_bind(now, key, job, None);
+    }
+
+    fn start_bind(&mut self, now: Now, key: (AppId, TerminalId), mut job: Job, next: Option<Job>) {
+        let bind = &job.bind;
+        let revoked_until = self.tables.revoked_until(bind.app, &bind.terminal);
+        let void = bind.credential_issued_at != 0 && bind.credential_issued_at <= revoked_until;
+        if void || !self.tables.has_app(bind.app) {
+            self.refuse(job.link, job.request, RefuseReason::NotAuthorized);
+            return self.next_bind(now, key, next);
+        }
+        let own_receipts = (job.edge, bind.after_receipts);
+        job.deadline_ms = now.mono_ms + TAKEOVER_WAIT_MS;
+        job.stage = match self.take_over(&job) {
+            Some(stage) => stage,
+            None => Stage::AwaitingReceipts(vec![own_receipts]),
+        };
+        self.binds.insert(key.clone(), BindQueue { current: job, next });
+        self.advance_bind(now, &key);
+    }
+
+    /// Asks the edge that has the terminal now to let go, if it is another one and linked.
+    fn take_over(&mut self, job: &Job) -> Option<Stage> {
+        let Bind { app, terminal, .. } = &job.bind;
+        let old = *self.presence.get(&self.who(*app, terminal))?;
+        if old.edge == job.edge {
+            return None; // the edge closes its own old connection when it gets Bound
+        }
+        let old_link = self.edges.get(&old.edge)?.link?;
+        let reason = UnbindReason::TakenOver;
+        let frame = LeaderControl::Unbind { terminal: terminal.clone(), app: *app, epoch: old.epoch, reason };
+        self.actions.push(Action::Control(old_link, frame));
+        Some(Stage::TakingOver { from: old.edge, epoch: old.epoch })
+    }
+
+    /// The old edge closed the connection of a binding that was taken over, kicked or revoked.
+    pub(super) fn old_binding_gone(&mut self, now: Now, edge: NodeId, epoch: Epoch, receipts_seq: u64) {
+        let taking_over = |queue: &BindQueue| queue.current.stage == Stage::TakingOver { from: edge, epoch };
+        let Some(key) = self.binds.iter().find(|(_, queue)| taking_over(queue)).map(|(key, _)| key.clone()) else {
+            return;
+        };
+        if let Some(queue) = self.binds.get_mut(&key) {
+            let own = (queue.current.edge, queue.current.bind.after_receipts);
+            queue.current.stage = Stage::AwaitingReceipts(vec![(edge, receipts_seq), own]);
+        }
+        self.advance_bind(now, &key);
+    }
+
+    /// An edge lost its link: nothing more will come from it.
+    pub(super) fn give_up_waits_on(&mut self, now: Now, lost: NodeId) {
+        let keys: Vec<_> = self.binds.keys().cloned().collect();
+        for key in keys {
+            let Some(queue) = self.binds.get_mut(&key) else { continue };
+            match &mut queue.current.stage {
+                Stage::TakingOver { from, .. } if *from == lost => {
+                    let own = (queue.current.edge, queue.current.bind.after_receipts);
+                    queue.current.stage = Stage::AwaitingReceipts(vec![own]);
+                }
+                Stage::AwaitingReceipts(waits) => waits.retain(|(edge, _)| *edge != lost),
+                _ => continue,
+            }
+            self.advance_bind(now, &key);
+        }
+    }
+
+    /// Receipts were applied: some binds may go on.
+    pub(super) fn advance_binds(&mut self, now: Now) {
+        let awaiting = |queue: &BindQueue| matches!(queue.current.stage, Stage::AwaitingReceipts(_));
+        let keys: Vec<_> = self.binds.iter().filter(|(_, queue)| awaiting(queue)).map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| self.advance_bind(now, key));
+    }
+
+    /// Bounded waiting: after it, at worst the terminal gets again what it has (at most its in-flight window).
+    pub(super) fn expire_bind_waits(&mut self, now: Now) {
+        let overdue: Vec<_> = self
+            .binds
+            .iter()
+            .filter(|(_, q)| q.current.deadline_ms <= now.mono_ms && q.current.stage != Stage::Opening)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in overdue {
+            if let Some(queue) = self.binds.get_mut(&key) {
+                queue.current.stage = Stage::AwaitingReceipts(Vec::new());
+            }
+            self.advance_bind(now, &key);
+        }
+    }
+
+    fn advance_bind(&mut self, now: Now, key: &(AppId, TerminalId)) {
+        let Some(queue) = self.binds.get(key) else { return };
+        let Stage::AwaitingReceipts(waits) = &queue.current.stage else { return };
+        let applied = |edge: &NodeId| self.edges.get(edge).map_or(u64::MAX, |e| e.receipts_applied);
+        if waits.iter().any(|(edge, seq)| applied(edge) < *seq) {
+            return;
+        }
+        match self.session_change(&queue.current) {
+            Some(open) => {
+                if let Some(queue) = self.binds.get_mut(key) {
+                    queue.current.stage = Stage::Opening;
+                }
+                let body = CommandBody::OpenSession(open);
+                self.propose(Command::own(body), Waiting::Bind(key.0, key.1.clone()));
+            }
+            None => {
+                let no = self.tables.terminal_no(key.0, &key.1);
+                self.finish_bind(now, key, no, Opened::default());
+            }
+        }
+    }
+
+    /// What must be committed for this CONNECT: nothing, for a clean session over none.
+    fn session_change(&self, job: &Job) -> Option<OpenSession> {
+        let Bind { app, terminal, clean_start, session_expiry_s, connection, .. } = &job.bind;
+        let existing = self.tables.terminal_no(*app, terminal).and_then(|no| self.tables.session(no));
+        if existing.is_none() && *session_expiry_s == 0 {
+            return None;
+        }
+        let incarnation = self.edges.get(&job.edge)?.incarnation;
+        Some(OpenSession {
+            holder: Holder {
+                app: *app,
+                terminal: terminal.clone(),
+                edge: job.edge,
+                incarnation,
+                connection: *connection,
+            },
+            clean_start: *clean_start,
+            expiry_s: *session_expiry_s,
+        })
+    }
+
+    pub(super) fn bind_committed(
+        &mut self,
+        now: Now,
+        key: (AppId, TerminalId),
+        result: Result<Applied, ProposeError>,
+    ) {
+        match result {
+            Ok(Applied::Session { no, session, present, expiry_s, subscriptions }) => {
+                let opened = Opened { session, present, expiry_s, subscriptions };
+                self.finish_bind(now, &key, no, opened);
+            }
+            Ok(Applied::Refused(Refusal::Stale)) => self.drop_bind(now, &key, RefuseReason::Stale),
+            Ok(Applied::Refused(_)) => self.drop_bind(now, &key, RefuseReason::NotAuthorized),
+            Ok(_) | Err(_) => self.drop_bind(now, &key, RefuseReason::Unavailable),
+        }
+    }
+
+    fn drop_bind(&mut self, now: Now, key: &(AppId, TerminalId), reason: RefuseReason) {
+        let Some(BindQueue { current, next }) = self.binds.remove(key) else { return };
+        self.refuse(current.link, current.request, reason);
+        self.next_bind(now, key.clone(), next);
+    }
+
+    fn next_bind(&mut self, now: Now, key: (AppId, TerminalId), next: Option<Job>) {
+        if let Some(job) = next {
+            self.start_bind(now, key, job, None);
+        }
+    }
+
+    fn finish_bind(&mut self, now: Now, key: &(AppId, TerminalId), no: Option<TerminalNo>, opened: Opened) {
+        let Some(BindQueue { current, next }) = self.binds.remove(key) else { return };
+        let still_linked = self.edge_of(current.link).is_some();
+        if still_linked {
+            let epoch = self.next_epoch();
+            let who = no.map_or_else(|| Who::Named(key.0, key.1.clone()), Who::Numbered);
+            self.set_binding(who, Binding { edge: current.edge, epoch, live: false });
+            let bound = Bound {
+                no,
+                epoch,
+                session_present: opened.present,
+                session: opened.session,
+                session_expiry_s: opened.expiry_s,
+                subscriptions: opened.subscriptions,
+            };
+            self.reply(current.link, current.request, SessionReplyBody::Bound(bound));
+        }
+        self.next_bind(now, key.clone(), next);
+    }
+
+    fn set_binding(&mut self, who: Who, binding: Binding) {
+        let numbered = match who {
+            Who::Numbered(no) => Some(no),
+            Who::Named(..) => None,
+        };
+        // The epoch was just made: no binding has a higher one, unless a newer leader exists, and then this one's
+        // answers reach nobody.
+        let Ok(old) = self.presence.bind(who, binding) else { return };
+        if let Some(no) = numbered {
+            if let Some(old) = old {
+                self.set_bound(old.edge, no, false);
+            }
+            self.set_bound(binding.edge, no, true);
+        }
+    }
+
+    fn next_epoch(&mut self) -> Epoch {
+        self.binding_counter += 1;
+        Epoch { term: self.term, counter: self.binding_counter }
+    }
+
+    /// A connection ended by itself.
+    pub(super) fn handle_unbind(&mut self, link: LinkId, request: u64, unbind: Unbind) {
+        let Unbind { app, terminal, epoch, session_expiry_s } = unbind;
+        let who = self.who(app, &terminal);
+        let Some(gone) = self.presence.unbind(&who, epoch) else {
+            return self.reply(link, request, SessionReplyBody::Unbound);
+        };
+        let Who::Numbered(no) = who else { return self.reply(link, request, SessionReplyBody::Unbound) };
+        self.set_bound(gone.edge, no, false);
+        match self.tables.session(no) {
+            Some(record) => {
+                let body = CommandBody::DetachSession { no, session: record.session, expiry_s: session_expiry_s };
+                self.propose(Command::own(body), Waiting::Detached(Some((link, request))));
+            }
+            None => self.reply(link, request, SessionReplyBody::Unbound),
+        }
+    }
+
+    pub(super) fn detached(&mut self, reply: Option<(LinkId, u64)>) {
+        if let Some((link, request)) = reply {
+            self.reply(link, request, SessionReplyBody::Unbound);
+        }
+    }
+
+    /// Ends the connection of a terminal, wherever it is.
+    pub(super) fn kick(&mut self, app: AppId, terminal: &TerminalId, reason: UnbindReason) -> bool {
+        let Some(binding) = self.presence.get(&self.who(app, terminal)).copied() else { return false };
+        let Some(link) = self.edges.get(&binding.edge).and_then(|edge| edge.link) else { return false };
+        let frame = LeaderControl::Unbind { terminal: terminal.clone(), app, epoch: binding.epoch, reason };
+        self.actions.push(Action::Control(link, frame));
+        true
+    }
+
+    /// The next page of what a terminal is owed; after the last it is live.
+    pub(super) fn handle_pull(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        no: TerminalNo,
+        epoch: Epoch,
+        after: PushId,
+        max: u16,
+    ) {
+        let Some((edge, _)) = self.edge_of(link) else { return };
+        if self.presence.numbered(no).is_none_or(|b| b.epoch != epoch || b.edge != edge) {
+            return; // an old binding's question
+        }
+        let limit = usize::from(max).min(OWED_PER_PULL_MAX);
+        let rows = self.tables.owed(no, after, self.dispatched, now.wall_ms, limit);
+        let live = rows.len() < limit;
+        let mut pushes = Vec::with_capacity(rows.len());
+        for row in rows {
+            let dup = self.handed.add_one(row.push, no);
+            let ttl_ms = row.expires_at_ms.saturating_sub(now.wall_ms);
+            pushes.push(OwedPush { push: row.push, ttl_ms, qos0: row.qos0, dup });
+        }
+        self.set_live(no, epoch, live);
+        self.actions.push(Action::Deliver(link, Deliver::Owed(Owed { no, epoch, pushes, live })));
+    }
+
+    pub(super) fn refuse(&mut self, link: LinkId, request: u64, reason: RefuseReason) {
+        self.reply(link, request, SessionReplyBody::Refused(reason));
+    }
+
+    pub(super) fn reply(&mut self, link: LinkId, request: u64, body: SessionReplyBody) {
+        self.actions.push(Action::Session(link, SessionReply { request, body }));
+    }
+}
+
+/// The session a Bind found or made.
+#[derive(Debug, Default)]
+struct Opened {
+    session: Option<SessionId>,
+    present: bool,
+    expiry_s: u32,
+    subscriptions: Vec<cluster_proto::link::Subscription>,
+}

@@ -1,0 +1,179 @@
+//! What edges want committed: publishes, receipts and subscription changes, each numbered in its lane.
+
+use cluster_proto::{
+    AppId, Incarnation, NodeId, Outcome, TerminalId,
+    link::{
+        Committed, Lane, Origin, Publish, PublishOutcome, Published, Receipts, RefuseReason, SessionReplyBody,
+        SessionRequest, SessionRequestBody, Subscribe, Unsubscribe,
+    },
+};
+use fabric_core::link::Who;
+use raft_store::{
+    Applied, Command, CommandBody, ProposeError,
+    command::{AcceptPush, Audience, Holder},
+};
+
+use super::{Action, Leader, LinkId, Now, Waiting};
+
+impl Leader {
+    pub(super) fn handle_session(&mut self, now: Now, link: LinkId, request: SessionRequest) {
+        let SessionRequest { request, body } = request;
+        match body {
+            SessionRequestBody::Bind(bind) => self.handle_bind(now, link, request, bind),
+            SessionRequestBody::Unbind(unbind) => self.handle_unbind(link, request, unbind),
+            SessionRequestBody::Subscribe(subscribe) => self.handle_subscribe(link, request, subscribe),
+            SessionRequestBody::Unsubscribe(unsubscribe) => self.handle_unsubscribe(link, request, unsubscribe),
+            SessionRequestBody::Pull { no, epoch, after, max } => self.handle_pull(now, link, no, epoch, after, max),
+        }
+    }
+
+    fn origin(&self, link: LinkId, lane: Lane, seq: u64) -> Option<Origin> {
+        let (edge, state) = self.edge_of(link)?;
+        Some(Origin { edge, incarnation: state.incarnation, lane, seq })
+    }
+
+    fn handle_subscribe(&mut self, link: LinkId, request: u64, subscribe: Subscribe) {
+        let Subscribe { seq, app, terminal, connection, subscriptions, .. } = subscribe;
+        let Some(origin) = self.origin(link, Lane::Session, seq) else { return };
+        let holder = holder(origin.edge, origin.incarnation, app, &terminal, connection);
+        let body = CommandBody::Subscribe { holder, subscriptions };
+        self.propose_change(link, request, origin, app, terminal, body);
+    }
+
+    fn handle_unsubscribe(&mut self, link: LinkId, request: u64, unsubscribe: Unsubscribe) {
+        let Unsubscribe { seq, app, terminal, connection, filters, .. } = unsubscribe;
+        let Some(origin) = self.origin(link, Lane::Session, seq) else { return };
+        let holder = holder(origin.edge, origin.incarnation, app, &terminal, connection);
+        let body = CommandBody::Unsubscribe { holder, filters };
+        self.propose_change(link, request, origin, app, terminal, body);
+    }
+
+    fn propose_change(
+        &mut self,
+        link: LinkId,
+        request: u64,
+        origin: Origin,
+        app: AppId,
+        terminal: TerminalId,
+        body: CommandBody,
+    ) {
+        let who = self.who(app, &terminal);
+        let command = Command { origin: Some(origin), body };
+        self.propose(command, Waiting::Changed { link, request, app, terminal, who });
+    }
+
+    pub(super) fn subscriptions_changed(
+        &mut self,
+        link: LinkId,
+        request: u64,
+        app: AppId,
+        terminal: &TerminalId,
+        was: &Who,
+        result: Result<Applied, ProposeError>,
+    ) {
+        match result {
+            Ok(Applied::Session { no: Some(no), session: Some(session), .. }) => {
+                self.take_number(app, terminal, was, no);
+                self.reply(link, request, SessionReplyBody::Changed { no, session });
+            }
+            Ok(Applied::Duplicate) => self.answer_again(link, request, app, terminal, was),
+            Ok(Applied::Refused(refusal)) => self.refuse(link, request, refuse_reason(&refusal)),
+            // A gap, an ended life, or an unknown outcome: the edge must resume and send its lanes again.
+            Ok(_) | Err(_) => self.actions.push(Action::Close(link)),
+        }
+    }
+
+    /// The change was committed under an earlier leader or link; the session as it is now is the answer.
+    fn answer_again(&mut self, link: LinkId, request: u64, app: AppId, terminal: &TerminalId, was: &Who) {
+        let no = self.tables.terminal_no(app, terminal);
+        match no.and_then(|no| Some((no, self.tables.session(no)?.session))) {
+            Some((no, session)) => {
+                self.take_number(app, terminal, was, no);
+                self.reply(link, request, SessionReplyBody::Changed { no, session });
+            }
+            None => self.refuse(link, request, RefuseReason::Stale),
+        }
+    }
+
+    /// A client that had no number was lent one with its first replicated subscription: it can be owed pushes now.
+    fn take_number(&mut self, app: AppId, terminal: &TerminalId, was: &Who, no: cluster_proto::TerminalNo) {
+        if *was == Who::Numbered(no) || !self.presence.give_number(app, terminal, no) {
+            return;
+        }
+        if let Some(edge) = self.presence.numbered(no).map(|binding| binding.edge) {
+            self.set_bound(edge, no, true);
+        }
+    }
+
+    pub(super) fn handle_publish(&mut self, link: LinkId, publish: Publish) {
+        let Publish { seq, message, ttl_ms, .. } = publish;
+        let Some(origin) = self.origin(link, Lane::Publish, seq) else { return };
+        if self.disk_full {
+            // Refused, and its number is used up, so that the lane has no gap.
+            let body = CommandBody::RecordReceipts { items: Vec::new() };
+            return self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq });
+        }
+        let ttl_ms = ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms);
+        let accept = AcceptPush { message, audience: Audience::Topic, ttl_ms, idempotency: None };
+        let command = Command { origin: Some(origin), body: CommandBody::AcceptPush(accept) };
+        self.propose(command, Waiting::Published { link, seq });
+    }
+
+    pub(super) fn published(&mut self, link: LinkId, seq: u64, result: Result<Applied, ProposeError>) {
+        let result = match result {
+            Ok(Applied::Accepted { audience: 0, .. }) => Ok(PublishOutcome::NoSubscribers),
+            Ok(Applied::Accepted { .. } | Applied::Duplicate) => Ok(PublishOutcome::Accepted),
+            Ok(Applied::Refused(_)) => Err(RefuseReason::NotAuthorized),
+            Ok(Applied::Done) => Err(RefuseReason::Quota),
+            Ok(_) | Err(_) => return self.actions.push(Action::Close(link)),
+        };
+        self.actions.push(Action::Published(link, Published { seq, result }));
+    }
+
+    pub(super) fn handle_receipts(&mut self, link: LinkId, receipts: Receipts) {
+        let Some(origin) = self.origin(link, Lane::Receipts, receipts.seq) else { return };
+        let body = CommandBody::RecordReceipts { items: receipts.items.clone() };
+        self.propose(Command { origin: Some(origin), body }, Waiting::Receipts { link, receipts });
+    }
+
+    pub(super) fn receipts_committed(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        receipts: &Receipts,
+        result: Result<Applied, ProposeError>,
+    ) {
+        let Ok(Applied::Done | Applied::Duplicate) = result else {
+            return self.actions.push(Action::Close(link));
+        };
+        for item in &receipts.items {
+            // An edge that did not write it and was not asked to withdraw it does not hold it either.
+            self.handed.settle(item.push, &item.terminals);
+            debug_assert!(item.outcome != Outcome::NotWritten || !item.terminals.is_empty());
+        }
+        let Some(node) = self.links.get(&link).copied() else { return };
+        if let Some(edge) = self.edges.get_mut(&node).filter(|edge| edge.link == Some(link)) {
+            edge.receipts_applied = edge.receipts_applied.max(receipts.seq);
+            self.actions.push(Action::Committed(link, Committed { seq: receipts.seq }));
+        }
+        self.advance_binds(now);
+    }
+}
+
+fn holder(
+    edge: NodeId,
+    incarnation: Incarnation,
+    app: AppId,
+    terminal: &TerminalId,
+    connection: u64,
+) -> Holder {
+    Holder { app, terminal: terminal.clone(), edge, incarnation, connection }
+}
+
+fn refuse_reason(refusal: &raft_store::Refusal) -> RefuseReason {
+    match refusal {
+        raft_store::Refusal::TooManySubscriptions => RefuseReason::Quota,
+        raft_store::Refusal::Stale => RefuseReason::Stale,
+        _ => RefuseReason::NotAuthorized,
+    }
+}

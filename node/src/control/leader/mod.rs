@@ -1,0 +1,374 @@
+//! The decisions of the leader, without I/O: events in, actions out, time as an argument.
+//!
+//! ```text
+//!  Event ──► Leader ──► Action
+//!              │ reads
+//!              ▼
+//!            Tables (this replica's, applied up to at least what this leader was told)
+//! ```
+//! One leader exists per term on the node that leads; it is dropped with the leadership. It keeps only what can be
+//! rebuilt: presence (from Resume), what is in flight (from Resume), and continuations of proposals (whose edges ask
+//! again).
+//!
+//! Order: pushes are dispatched in push-id order by this one machine; [`Leader::dispatched`] is the last. A terminal
+//! is made live at a point where everything up to `dispatched` was either handed to it or is not owed to it, so
+//! nothing falls between catching up and live.
+
+mod bind;
+mod dispatch;
+mod edges;
+mod lanes;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use cluster_proto::{
+    AppId, Incarnation, NodeId, PushId, TerminalId, TerminalNo, TerminalSet,
+    link::{
+        BindingReport, Committed, Deliver, EdgeControl, LeaderControl, NodeAddresses, Publish, Published, Receipts,
+        SessionReply, SessionRequest, Transient, UnbindReason,
+    },
+};
+use fabric_core::link::{EdgeFilters, Handed, Presence, Who};
+use raft_store::{Applied, Command, ProposeError, Tables, effect::AcceptedPush};
+use tokio::sync::oneshot;
+
+use bind::BindQueue;
+
+/// One QUIC connection of an edge, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// Connects an applied command with what waited for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(u64);
+
+/// The time, twice: one that never jumps for waits, one that all nodes share for expiry.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Milliseconds since some start, monotonic.
+    pub mono_ms: u64,
+    /// Milliseconds since the epoch.
+    pub wall_ms: u64,
+}
+
+/// What the leader is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A frame on an edge's control stream.
+    Control(LinkId, EdgeControl),
+    /// A frame on its session stream.
+    Session(LinkId, SessionRequest),
+    /// A frame on its publish stream.
+    Publish(LinkId, Publish),
+    /// A frame on its receipts stream.
+    Receipts(LinkId, Receipts),
+    /// A frame on its transient stream.
+    Transient(LinkId, Transient),
+    /// The connection is gone.
+    LinkClosed(LinkId),
+    /// A push was applied.
+    Accepted(Arc<AcceptedPush>),
+    /// Hints of apply may have been lost: look at the tables.
+    Rescan,
+    /// A push was cancelled.
+    Cancelled(PushId),
+    /// Credentials are void.
+    Revoked {
+        /// The app.
+        app: AppId,
+        /// The terminal; absent: all.
+        terminal: Option<TerminalId>,
+        /// Seconds since the epoch.
+        issued_until: u64,
+    },
+    /// Signing keys changed.
+    KeysChanged,
+    /// The answer to a proposal.
+    Applied(Token, Result<Applied, ProposeError>),
+    /// This node was certainly leader at this (monotonic) time.
+    Confirmed(u64),
+    /// A question of the API.
+    Ask(Question),
+    /// Every [`TICK_MS`].
+    Tick,
+}
+
+/// What the API asks.
+#[derive(Debug)]
+pub enum Question {
+    /// Where is this terminal?
+    Presence(AppId, TerminalId, oneshot::Sender<Option<NodeId>>),
+    /// End its connection; was it online?
+    Kick(AppId, TerminalId, UnbindReason, oneshot::Sender<bool>),
+    /// Who may hold this push right now?
+    InFlight(PushId, oneshot::Sender<TerminalSet>),
+    /// All linked edges.
+    Edges(oneshot::Sender<Vec<super::EdgeInfo>>),
+}
+
+/// What the leader wants done.
+#[derive(Debug)]
+pub enum Action {
+    /// Send on a control stream.
+    Control(LinkId, LeaderControl),
+    /// Send on a session stream.
+    Session(LinkId, SessionReply),
+    /// Send on a publish stream.
+    Published(LinkId, Published),
+    /// Send on a receipts stream.
+    Committed(LinkId, Committed),
+    /// Send on a deliver stream.
+    Deliver(LinkId, Deliver),
+    /// Send on a transient stream; dropped when that is full (QoS 0).
+    Transient(LinkId, Transient),
+    /// Propose, in the order of these actions; the answer comes back as [`Event::Applied`].
+    Propose(Token, Command),
+    /// Close the connection: the edge will resume.
+    Close(LinkId),
+}
+
+/// How often [`Event::Tick`] comes.
+pub const TICK_MS: u64 = 200;
+/// An edge may act for this long after it sent the last heartbeat that was answered.
+pub const LEASE_MS: u64 = 5_000;
+/// How often edges send heartbeats.
+pub const HEARTBEAT_MS: u64 = 1_000;
+/// Heartbeats are answered only if leadership was confirmed this recently: an isolated leader renews no lease.
+const CONFIRMED_WITHIN_MS: u64 = 1_500;
+/// An edge without a link is declared ended after its lease and this margin.
+const EDGE_LOST_MS: u64 = LEASE_MS + 1_000;
+/// A new leader waits this long for edges it knows from the tables to link again.
+const RESUME_GRACE_MS: u64 = LEASE_MS + 5_000;
+
+/// An edge that is not declared ended.
+#[derive(Debug)]
+struct Edge {
+    incarnation: Incarnation,
+    addresses: NodeAddresses,
+    link: Option<LinkId>,
+    phase: Phase,
+    /// Numbered terminals that live Delivers reach.
+    live: TerminalSet,
+    /// Numbered terminals bound there.
+    bound: TerminalSet,
+    /// Receipts applied up to here.
+    receipts_applied: u64,
+    /// Without a link: declared ended at this monotonic time.
+    lost_at_ms: u64,
+    draining: bool,
+    forward_transient: bool,
+}
+
+#[derive(Debug, PartialEq)]
+enum Phase {
+    /// Known from the tables; not linked since this leader began, or link lost.
+    Unlinked,
+    /// EdgeStarted is being committed.
+    Starting,
+    /// Resume is being received.
+    Resuming { bindings: Vec<BindingReport>, in_flight: BTreeMap<PushId, TerminalSet> },
+    /// Deliveries flow.
+    Live,
+}
+
+/// What waits for a proposal.
+#[derive(Debug)]
+enum Waiting {
+    EdgeStarted(LinkId),
+    EdgeEnded(NodeId, Incarnation),
+    Bind(AppId, TerminalId),
+    Detached(Option<(LinkId, u64)>),
+    Changed { link: LinkId, request: u64, app: AppId, terminal: TerminalId, who: Who },
+    Published { link: LinkId, seq: u64 },
+    Receipts { link: LinkId, receipts: Receipts },
+    Withdrawn(Vec<PushId>),
+    /// Housekeeping of one kind: no second while one is under way.
+    Chore(Chore),
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Chore {
+    ExpirePushes,
+    ExpireSessions,
+    PurgePushes,
+    SettleLost,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Leader {
+    me: NodeId,
+    term: u64,
+    tables: Tables,
+    settings: Settings,
+    began_ms: u64,
+    confirmed_ms: u64,
+    binding_counter: u64,
+    token_counter: u64,
+    links: BTreeMap<LinkId, NodeId>,
+    edges: BTreeMap<NodeId, Edge>,
+    presence: Presence,
+    handed: Handed,
+    filters: EdgeFilters,
+    dispatched: PushId,
+    /// The last push of the tables at the last rescan: by the next one it must have been dispatched.
+    rescan_mark: PushId,
+    binds: BTreeMap<(AppId, TerminalId), BindQueue>,
+    waiting: BTreeMap<Token, Waiting>,
+    /// Chores under way, or not due before the time given.
+    chores: BTreeMap<Chore, u64>,
+    actions: Vec<Action>,
+    /// New pushes are refused before the log blocks.
+    disk_full: bool,
+}
+
+/// What the config says of the leader's work.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Milliseconds a PUBLISH without Message Expiry Interval stays deliverable.
+    pub ttl_default_ms: u64,
+    /// The longest.
+    pub ttl_max_ms: u64,
+    /// Milliseconds settled pushes are kept.
+    pub retention_ms: u64,
+}
+
+impl Leader {
+    /// A leader of `term` on node `me`, whose tables hold everything committed before.
+    pub fn new(me: NodeId, term: u64, tables: Tables, settings: Settings, now: Now) -> Self {
+        let dispatched = tables.applied().last_push;
+        let mut leader = Self {
+            me,
+            term,
+            settings,
+            began_ms: now.mono_ms,
+            confirmed_ms: now.mono_ms,
+            binding_counter: 0,
+            token_counter: 0,
+            links: BTreeMap::new(),
+            edges: BTreeMap::new(),
+            presence: Presence::default(),
+            handed: Handed::default(),
+            filters: EdgeFilters::default(),
+            dispatched,
+            rescan_mark: dispatched,
+            binds: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            chores: BTreeMap::new(),
+            actions: Vec::new(),
+            disk_full: false,
+            tables,
+        };
+        leader.expect_known_edges(now);
+        leader
+    }
+
+    /// Takes in one event; what to do about it is then in [`Leader::take_actions`].
+    pub fn handle(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Control(link, frame) => self.handle_control(now, link, frame),
+            Event::Session(link, request) => self.handle_session(now, link, request),
+            Event::Publish(link, publish) => self.handle_publish(link, publish),
+            Event::Receipts(link, receipts) => self.handle_receipts(link, receipts),
+            Event::Transient(link, transient) => self.relay_transient(link, transient),
+            Event::LinkClosed(link) => self.handle_link_closed(now, link),
+            Event::Accepted(push) => self.handle_accepted(now, &push),
+            Event::Rescan => self.rescan(now),
+            Event::Cancelled(push) => self.withdraw(push),
+            Event::Revoked { app, terminal, issued_until } => {
+                self.tell_all_edges(&LeaderControl::Revoke { app, terminal, issued_until });
+            }
+            Event::KeysChanged => self.tell_all_edges(&LeaderControl::Keys(self.tables.public_keys())),
+            Event::Applied(token, result) => self.handle_applied(now, token, result),
+            Event::Confirmed(at_ms) => self.confirmed_ms = self.confirmed_ms.max(at_ms),
+            Event::Ask(question) => self.answer(question),
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    /// The disk is nearly full, or no longer: asked for with every tick.
+    pub fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
+    }
+
+    /// What is to be done, in order. Call after every event.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    fn tick(&mut self, now: Now) {
+        self.end_lost_edges(now);
+        self.expire_bind_waits(now);
+        self.do_chores(now);
+    }
+
+    fn propose(&mut self, command: Command, waiting: Waiting) {
+        self.token_counter += 1;
+        let token = Token(self.token_counter);
+        self.waiting.insert(token, waiting);
+        self.actions.push(Action::Propose(token, command));
+    }
+
+    fn handle_applied(&mut self, now: Now, token: Token, result: Result<Applied, ProposeError>) {
+        let Some(waiting) = self.waiting.remove(&token) else { return };
+        match waiting {
+            Waiting::EdgeStarted(link) => self.edge_started(now, link, result),
+            Waiting::EdgeEnded(edge, incarnation) => self.edge_ended(edge, incarnation, &result),
+            Waiting::Bind(app, terminal) => self.bind_committed(now, (app, terminal), result),
+            Waiting::Detached(reply) => self.detached(reply),
+            Waiting::Changed { link, request, app, terminal, who } => {
+                self.subscriptions_changed(link, request, app, &terminal, &who, result);
+            }
+            Waiting::Published { link, seq } => self.published(link, seq, result),
+            Waiting::Receipts { link, receipts } => self.receipts_committed(now, link, &receipts, result),
+            Waiting::Withdrawn(pushes) => {
+                self.chores.insert(Chore::ExpirePushes, 0);
+                pushes.into_iter().for_each(|push| self.withdraw(push));
+            }
+            Waiting::Chore(chore) => {
+                self.chores.insert(chore, 0);
+            }
+            Waiting::Nothing => {}
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        // A caller that went away does not want its answer.
+        match question {
+            Question::Presence(app, terminal, reply) => {
+                let binding = self.presence.get(&self.who(app, &terminal));
+                let _ = reply.send(binding.map(|b| b.edge));
+            }
+            Question::Kick(app, terminal, reason, reply) => {
+                let _ = reply.send(self.kick(app, &terminal, reason));
+            }
+            Question::InFlight(push, reply) => {
+                let _ = reply.send(self.in_flight(push));
+            }
+            Question::Edges(reply) => {
+                let _ = reply.send(self.edge_infos());
+            }
+        }
+    }
+
+    fn who(&self, app: AppId, terminal: &TerminalId) -> Who {
+        match self.tables.terminal_no(app, terminal) {
+            Some(no) => Who::Numbered(no),
+            None => Who::Named(app, terminal.clone()),
+        }
+    }
+
+    fn edge_of(&self, link: LinkId) -> Option<(NodeId, &Edge)> {
+        let node = *self.links.get(&link)?;
+        self.edges.get(&node).filter(|edge| edge.link == Some(link)).map(|edge| (node, edge))
+    }
+
+    /// Numbered terminals that are bound to some edge.
+    fn is_bound(&self, no: TerminalNo) -> bool {
+        self.presence.numbered(no).is_some()
+    }
+}

@@ -1,0 +1,120 @@
+//! Settling what will not be delivered: expiry, recall, edges that were lost with deliveries in flight; and removing
+//! what has been settled long enough.
+//!
+//! Cancel and expire settle at once whom they find not in flight. For the others every edge is asked (Withdraw), and
+//! answers written or not written. Whoever is in flight to no edge any more is settled as sent: it was handed out,
+//! and no acknowledgement will come.
+
+use std::collections::BTreeMap;
+
+use cluster_proto::{
+    NodeId, Outcome, PushId, State, TerminalSet,
+    link::{Deliver, Receipt},
+};
+use raft_store::{Command, CommandBody};
+
+use super::{Action, Chore, Leader, Now, Waiting};
+
+/// Most pushes expired, rescanned or purged by one command.
+const PUSHES_PER_CHORE: usize = 256;
+/// Most sessions ended by one command.
+const SESSIONS_PER_CHORE: u32 = 256;
+/// Withdrawn pushes that are still pending somewhere are looked at this often.
+const SETTLE_LOST_EVERY_MS: u64 = 2_000;
+/// Retention is looked at this often.
+const PURGE_EVERY_MS: u64 = 1_000;
+
+impl Leader {
+    /// Starts each chore that is due and not under way.
+    pub(super) fn do_chores(&mut self, now: Now) {
+        self.chore(now, Chore::ExpirePushes, 0, Self::expire_pushes);
+        self.chore(now, Chore::ExpireSessions, 0, Self::expire_sessions);
+        self.chore(now, Chore::PurgePushes, PURGE_EVERY_MS, Self::purge_pushes);
+        self.chore(now, Chore::SettleLost, SETTLE_LOST_EVERY_MS, Self::settle_lost);
+    }
+
+    fn chore(&mut self, now: Now, chore: Chore, every_ms: u64, start: impl FnOnce(&mut Self, Now)) {
+        let due_ms = self.chores.get(&chore).copied().unwrap_or(0);
+        if due_ms > now.mono_ms {
+            return;
+        }
+        self.chores.insert(chore, now.mono_ms + every_ms);
+        start(self, now);
+    }
+
+    /// Until the proposal is answered the chore is not started again (and for at most so long, should it be lost).
+    fn under_way(&mut self, now: Now, chore: Chore) {
+        self.chores.insert(chore, now.mono_ms + 10_000);
+    }
+
+    fn expire_pushes(&mut self, now: Now) {
+        let due = self.tables.due(now.wall_ms, PUSHES_PER_CHORE);
+        if due.is_empty() || !self.presence_is_whole() {
+            return;
+        }
+        self.under_way(now, Chore::ExpirePushes);
+        let pushes: Vec<_> = due.iter().map(|push| (*push, self.in_flight(*push))).collect();
+        self.propose(Command::own(CommandBody::ExpirePushes { pushes }), Waiting::Withdrawn(due));
+    }
+
+    fn expire_sessions(&mut self, now: Now) {
+        if self.tables.sessions_due(now.wall_ms) {
+            self.under_way(now, Chore::ExpireSessions);
+            let body = CommandBody::ExpireSessions { limit: SESSIONS_PER_CHORE };
+            self.propose(Command::own(body), Waiting::Chore(Chore::ExpireSessions));
+        }
+    }
+
+    fn purge_pushes(&mut self, now: Now) {
+        let settled_before_ms = now.wall_ms.saturating_sub(self.settings.retention_ms);
+        if self.tables.purge_due(settled_before_ms) {
+            self.under_way(now, Chore::PurgePushes);
+            let body = CommandBody::PurgePushes { settled_before_ms, limit: PUSHES_PER_CHORE as u32 };
+            self.propose(Command::own(body), Waiting::Chore(Chore::PurgePushes));
+        }
+    }
+
+    /// Withdrawals whose question or answer was lost: ask again, and settle whom no edge can answer for.
+    fn settle_lost(&mut self, _now: Now) {
+        if !self.presence_is_whole() {
+            return;
+        }
+        for push in self.tables.unsettled_withdrawn(PUSHES_PER_CHORE) {
+            self.withdraw(push);
+        }
+    }
+
+    /// Who may hold `push` on a connection that still exists.
+    pub(super) fn in_flight(&self, push: PushId) -> TerminalSet {
+        self.handed.of(push).iter().filter(|no| self.is_bound(*no)).collect()
+    }
+
+    /// Asks the edges about everyone who is still pending for a withdrawn push.
+    pub(super) fn withdraw(&mut self, push: PushId) {
+        let Some(pending) = self.tables.targets(push, State::Pending) else { return };
+        if pending.is_empty() {
+            return self.handed.forget(push);
+        }
+        if !self.presence_is_whole() {
+            return; // settle_lost comes back to it
+        }
+        let mut by_edge: BTreeMap<NodeId, TerminalSet> = BTreeMap::new();
+        let mut nowhere = TerminalSet::new();
+        for no in pending.iter() {
+            match self.presence.numbered(no) {
+                Some(binding) => by_edge.entry(binding.edge).or_default().insert(no),
+                None => nowhere.insert(no),
+            };
+        }
+        for (node, targets) in by_edge {
+            if let Some(link) = self.edges.get(&node).and_then(|edge| edge.link) {
+                self.actions.push(Action::Deliver(link, Deliver::Withdraw { push, targets }));
+            }
+        }
+        if !nowhere.is_empty() {
+            let items = vec![Receipt { push, outcome: Outcome::Sent, terminals: nowhere }];
+            let body = CommandBody::RecordReceipts { items };
+            self.propose(Command::own(body), Waiting::Nothing);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The end of pushes: expired, cancelled, purged.
+
+use cluster_proto::{AppId, PushId, TerminalSet};
+
+use crate::{
+    Applied, Effect, Refusal,
+    tables::{
+        GROUP,
+        db::Read as _,
+        error::StoreError,
+        keys, numbers, owed,
+        push::PushSets,
+        txn::Txn,
+        value::{AudienceRow, Withdrawn},
+    },
+};
+
+pub(super) fn expire(txn: &mut Txn<'_>, pushes: &[(PushId, TerminalSet)]) -> Result<Applied, StoreError> {
+    for (push, in_flight) in pushes {
+        let Some(mut push) = PushSets::open(txn, *push)? else { continue };
+        push.withdraw(txn, Withdrawn::Expired, &in_flight.0)?;
+        push.close(txn);
+    }
+    Ok(Applied::Done)
+}
+
+pub(super) fn cancel(
+    txn: &mut Txn<'_>,
+    app: AppId,
+    push: PushId,
+    in_flight: &TerminalSet,
+) -> Result<Applied, StoreError> {
+    let Some(mut sets) = PushSets::open(txn, push)?.filter(|push| push.row.app == app) else {
+        return Ok(Applied::Refused(Refusal::UnknownPush));
+    };
+    if sets.row.settled_at_ms.is_none() {
+        sets.withdraw(txn, Withdrawn::Cancelled, &in_flight.0)?;
+        sets.close(txn);
+        txn.effects.push(Effect::Cancelled(push));
+    }
+    Ok(Applied::Done)
+}
+
+pub(super) fn purge(txn: &mut Txn<'_>, settled_before_ms: u64, limit: u32) -> Result<Applied, StoreError> {
+    let mut old = Vec::new();
+    if limit > 0 {
+        let end = keys::retention(settled_before_ms, PushId(0));
+        txn.scan(&keys::retentions(), end, &mut |key, _| {
+            old.push(key.to_vec());
+            Ok(old.len() < limit as usize)
+        })?;
+    }
+    for key in old {
+        remove(txn, owed::push_of(&key)?)?;
+        txn.delete(key);
+    }
+    find_oldest(txn)?;
+    numbers::give_back_purged(txn, limit as usize)?;
+    Ok(Applied::Done)
+}
+
+fn remove(txn: &mut Txn<'_>, id: PushId) -> Result<(), StoreError> {
+    let Some(push) = PushSets::open(txn, id)? else { return Ok(()) };
+    if let AudienceRow::Broad(_) = push.row.audience {
+        for key in txn.keys(&keys::set_blocks(id), usize::MAX)? {
+            txn.delete(key);
+        }
+    }
+    if let Some(key) = &push.row.idempotency {
+        txn.delete(keys::idempotency(push.row.app, key));
+    }
+    txn.delete(keys::payload(id));
+    txn.delete(keys::push(id));
+    Ok(())
+}
+
+/// Moves the counter over what is purged, so that nothing scans over it again.
+fn find_oldest(txn: &mut Txn<'_>) -> Result<(), StoreError> {
+    let next = PushId::new(GROUP, txn.head.last_push + 1);
+    let mut oldest = None;
+    txn.scan(&keys::push(PushId::new(GROUP, txn.head.oldest_push)), keys::push(next), &mut |key, _| {
+        oldest = keys::push_of(key);
+        Ok(false)
+    })?;
+    txn.head.oldest_push = oldest.unwrap_or(next).0;
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The states of one block (65,536 terminals) of a broad push, decoded.
+
+use std::collections::BTreeMap;
+
+use cluster_proto::{PushId, State};
+use roaring::RoaringBitmap;
+
+use super::{
+    db::Db,
+    error::StoreError,
+    keys,
+    value::{self, KIND_AUDIENCE, KIND_QOS0},
+};
+
+/// Who of a block is in which state. Disjoint, and together the audience (I5).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BlockSets {
+    pub(crate) audience: RoaringBitmap,
+    pub(crate) qos0: RoaringBitmap,
+    /// Not stored: what the final states leave of the audience.
+    pub(crate) pending: RoaringBitmap,
+    /// By state code.
+    pub(crate) settled: BTreeMap<u8, RoaringBitmap>,
+}
+
+/// What settling changed.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    /// Newly in the state: what the stored set must gain.
+    pub(crate) gained: RoaringBitmap,
+    /// How many of them were pending.
+    pub(crate) from_pending: u64,
+    /// How many of them were sent.
+    pub(crate) from_sent: u64,
+}
+
+impl BlockSets {
+    pub(crate) fn new(audience: RoaringBitmap, qos0: RoaringBitmap) -> Self {
+        Self { pending: audience.clone(), audience, qos0, settled: BTreeMap::new() }
+    }
+
+    /// Reads the committed sets of a block.
+    pub(super) fn load(db: &Db, push: PushId, block: u16) -> Result<Self, StoreError> {
+        let prefix = keys::set_block(push, block);
+        let mut sets = Self::default();
+        let mut rows = db.iterator(&prefix, keys::prefix_end(&prefix))?;
+        while let Some((key, bytes)) = rows.item() {
+            let set = value::decode_set(key, bytes)?;
+            match keys::block_and_kind_of(key) {
+                Some((_, KIND_AUDIENCE)) => sets.audience = set,
+                Some((_, KIND_QOS0)) => sets.qos0 = set,
+                Some((_, state)) => drop(sets.settled.insert(state, set)),
+                None => return Err(StoreError::damaged("set", key)),
+            }
+            rows.next();
+        }
+        rows.status()?;
+        sets.derive();
+        Ok(sets)
+    }
+
+    /// Moves `terminals` to `state`, those whose state allows it (I4).
+    pub(crate) fn settle(&mut self, terminals: &RoaringBitmap, state: State) -> Settled {
+        let mut gained = &self.pending & terminals;
+        let from_pending = gained.len();
+        self.pending -= &gained;
+        let mut from_sent = 0;
+        if State::Sent.may_become(state)
+            && let Some(sent) = self.settled.get_mut(&State::Sent.code())
+        {
+            let late = &*sent & terminals;
+            from_sent = late.len();
+            *sent -= &late;
+            gained |= late;
+        }
+        if !gained.is_empty() {
+            *self.settled.entry(state.code()).or_default() |= &gained;
+        }
+        debug_assert!(self.is_conserved(), "a block lost or doubled a terminal");
+        Settled { gained, from_pending, from_sent }
+    }
+
+    pub(crate) fn in_state(&self, state: State) -> RoaringBitmap {
+        match state {
+            State::Pending => self.pending.clone(),
+            state => self.settled.get(&state.code()).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Memory this takes, roughly: what the cache is bounded by.
+    pub(super) fn size(&self) -> usize {
+        let fixed = [&self.audience, &self.qos0, &self.pending];
+        let sets = fixed.into_iter().chain(self.settled.values());
+        128 + sets.map(|set| 64 + set.serialized_size()).sum::<usize>()
+    }
+
+    /// Stored sets only grow, so a terminal that went from sent to delivered is in both.
+    fn derive(&mut self) {
+        let delivered = self.settled.get(&State::Delivered.code()).cloned().unwrap_or_default();
+        if let Some(sent) = self.settled.get_mut(&State::Sent.code()) {
+            *sent -= delivered;
+        }
+        self.pending = self.settled.values().fold(self.audience.clone(), |pending, set| pending - set);
+    }
+
+    fn is_conserved(&self) -> bool {
+        let total = self.pending.len() + self.settled.values().map(RoaringBitmap::len).sum::<u64>();
+        total == self.audience.len()
+    }
+}
+
+/// Splits a set by block, ascending.
+pub(crate) fn by_block(set: &RoaringBitmap) -> Vec<(u16, RoaringBitmap)> {
+    let mut blocks = Vec::new();
+    let mut next = set.iter();
+    while let Some(first) = next.next() {
+        let block = (first >> 16) as u16;
+        let last = first | 0xffff;
+        let range = u32::from(block) << 16..=last;
+        // A range costs a mask over the whole set; taking values one by one, only those.
+        if set.range_cardinality(range.clone()) > 256 {
+            let mut mask = RoaringBitmap::new();
+            mask.insert_range(range);
+            mask &= set;
+            blocks.push((block, mask));
+        } else {
+            blocks.push((block, set.range(range).collect()));
+        }
+        if last == u32::MAX {
+            break;
+        }
+        next.advance_to(last + 1);
+    }
+    blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splitting_by_block_loses_nothing() {
+        let set: RoaringBitmap =
+            (0..1000).chain([65_535, 65_536, 200_000]).chain(u32::MAX - 3..=u32::MAX).collect();
+        let blocks = by_block(&set);
+        assert_eq!(blocks.iter().map(|(block, _)| *block).collect::<Vec<_>>(), [0, 1, 3, 0xffff]);
+        assert!(blocks.iter().all(|(block, part)| part.iter().all(|no| (no >> 16) as u16 == *block)));
+        assert_eq!(blocks.into_iter().fold(RoaringBitmap::new(), |all, (_, part)| all | part), set);
+    }
+
+    #[test]
+    fn only_sent_becomes_delivered_later() {
+        let mut block = BlockSets::new((0..10).collect(), RoaringBitmap::new());
+        block.settle(&(0..5).collect(), State::Sent);
+        block.settle(&(5..7).collect(), State::Expired);
+        let late = block.settle(&(4..8).collect(), State::Delivered);
+        assert_eq!((late.from_sent, late.from_pending), (1, 1));
+        assert_eq!(block.in_state(State::Sent), (0..4).collect());
+        assert_eq!(block.in_state(State::Delivered), RoaringBitmap::from_iter([4, 7]));
+        assert_eq!(block.in_state(State::Expired), (5..7).collect());
+        assert_eq!(block.in_state(State::Pending), (8..10).collect());
+    }
+}

@@ -1,0 +1,521 @@
+//! Every key of the tables: a tag byte, then fixed-width big-endian fields, so that RocksDB's byte order is the
+//! order we scan in. Tags ascend in the order of the column families, so a batch sorted by key is also sorted by
+//! family.
+//!
+//! A text inside a key that is followed by another field carries its length, because nothing may be assumed about
+//! its bytes.
+
+use cluster_proto::{AppId, NodeId, PushId, TerminalId, TerminalNo};
+
+/// One key, tag first.
+pub(crate) type Key = Vec<u8>;
+
+/// The column families, in the order of their tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// Applied position, versions, apps, keys, edges: few and small.
+    Meta,
+    /// Terminals by id and number, revocations, numbers lent.
+    Terminals,
+    /// Sessions, subscriptions and the index from filters to subscribers.
+    Sessions,
+    /// Pushes without their payloads, and the queues they wait in.
+    Pushes,
+    /// Payloads: written once, read when an edge lacks one.
+    Payloads,
+    /// Which pushes are pending, by terminal and by block.
+    Owed,
+    /// Bitmaps of broad pushes; the only family with a merge operator.
+    Sets,
+}
+
+impl Family {
+    /// All, in order.
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Meta, Self::Terminals, Self::Sessions, Self::Pushes, Self::Payloads, Self::Owed, Self::Sets];
+
+    /// The name on disk.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Terminals => "terminals",
+            Self::Sessions => "sessions",
+            Self::Pushes => "pushes",
+            Self::Payloads => "payloads",
+            Self::Owed => "owed",
+            Self::Sets => "sets",
+        }
+    }
+
+    /// The family a key lives in; its upper four bits say.
+    pub(crate) fn of(key: &[u8]) -> Self {
+        let tag = key.first().copied().unwrap_or_default();
+        Self::ALL[usize::from(tag >> 4).min(Self::ALL.len() - 1)]
+    }
+}
+
+/// The tags. Never reused for another meaning.
+mod tag {
+    pub(super) const HEAD: u8 = 0x00;
+    pub(super) const FORMAT: u8 = 0x01;
+    pub(super) const MEMBERSHIP: u8 = 0x02;
+    pub(super) const APP: u8 = 0x03;
+    pub(super) const APP_NAME: u8 = 0x04;
+    pub(super) const SIGNING_KEY: u8 = 0x05;
+    pub(super) const EDGE: u8 = 0x06;
+
+    pub(super) const TERMINAL_ID: u8 = 0x10;
+    pub(super) const TERMINAL: u8 = 0x11;
+    pub(super) const REVOKED: u8 = 0x12;
+    pub(super) const REGISTERED: u8 = 0x13;
+    pub(super) const LENT_FREE: u8 = 0x14;
+    pub(super) const LENT_WAITING: u8 = 0x15;
+
+    pub(super) const SESSION: u8 = 0x20;
+    pub(super) const SUBSCRIPTION: u8 = 0x21;
+    pub(super) const EDGE_SESSION: u8 = 0x22;
+    pub(super) const SESSION_EXPIRY: u8 = 0x23;
+    pub(super) const FILTER: u8 = 0x24;
+    pub(super) const WILDCARD: u8 = 0x25;
+
+    pub(super) const PUSH: u8 = 0x30;
+    pub(super) const IDEMPOTENCY: u8 = 0x31;
+    pub(super) const EXPIRY: u8 = 0x32;
+    pub(super) const RETENTION: u8 = 0x33;
+    pub(super) const WITHDRAWN: u8 = 0x34;
+
+    pub(super) const PAYLOAD: u8 = 0x40;
+
+    pub(super) const OWED: u8 = 0x50;
+    pub(super) const BLOCK_PENDING: u8 = 0x51;
+
+    pub(super) const SET: u8 = 0x60;
+}
+
+struct Builder(Key);
+
+impl Builder {
+    fn new(tag: u8) -> Self {
+        let mut key = Vec::with_capacity(24);
+        key.push(tag);
+        Self(key)
+    }
+
+    fn u8(mut self, value: u8) -> Self {
+        self.0.push(value);
+        self
+    }
+
+    fn u16(mut self, value: u16) -> Self {
+        self.0.extend(value.to_be_bytes());
+        self
+    }
+
+    fn u32(mut self, value: u32) -> Self {
+        self.0.extend(value.to_be_bytes());
+        self
+    }
+
+    fn u64(mut self, value: u64) -> Self {
+        self.0.extend(value.to_be_bytes());
+        self
+    }
+
+    /// Last field only: its end is the key's end.
+    fn tail(mut self, text: &str) -> Key {
+        self.0.extend(text.as_bytes());
+        self.0
+    }
+
+    fn text(self, text: &str) -> Self {
+        let mut builder = self.u32(text.len() as u32);
+        builder.0.extend(text.as_bytes());
+        builder
+    }
+
+    fn done(self) -> Key {
+        self.0
+    }
+}
+
+/// The applied position, digest and counters.
+pub(crate) fn head() -> Key {
+    Builder::new(tag::HEAD).done()
+}
+
+/// The version of the tables as a whole.
+pub(crate) fn format() -> Key {
+    Builder::new(tag::FORMAT).done()
+}
+
+/// The Raft membership, opaque here.
+pub(crate) fn membership() -> Key {
+    Builder::new(tag::MEMBERSHIP).done()
+}
+
+/// app → its row.
+pub(crate) fn app(app: AppId) -> Key {
+    Builder::new(tag::APP).u32(app.0).done()
+}
+
+/// All apps.
+pub(crate) fn apps() -> Key {
+    Builder::new(tag::APP).done()
+}
+
+/// name → app.
+pub(crate) fn app_name(name: &str) -> Key {
+    Builder::new(tag::APP_NAME).tail(name)
+}
+
+/// ordinal → signing key; the last one signs.
+pub(crate) fn signing_key(ordinal: u32) -> Key {
+    Builder::new(tag::SIGNING_KEY).u32(ordinal).done()
+}
+
+/// All signing keys, oldest first.
+pub(crate) fn signing_keys() -> Key {
+    Builder::new(tag::SIGNING_KEY).done()
+}
+
+/// edge → its life and lane sequences.
+pub(crate) fn edge(edge: NodeId) -> Key {
+    Builder::new(tag::EDGE).u64(edge.0).done()
+}
+
+/// All edges.
+pub(crate) fn edges() -> Key {
+    Builder::new(tag::EDGE).done()
+}
+
+/// (app, terminal id) → number.
+pub(crate) fn terminal_id(app: AppId, id: &TerminalId) -> Key {
+    Builder::new(tag::TERMINAL_ID).u32(app.0).tail(id.as_str())
+}
+
+/// All terminals of an app, by id.
+pub(crate) fn terminal_ids(app: AppId) -> Key {
+    Builder::new(tag::TERMINAL_ID).u32(app.0).done()
+}
+
+/// number → terminal.
+pub(crate) fn terminal(no: TerminalNo) -> Key {
+    Builder::new(tag::TERMINAL).u32(no.0).done()
+}
+
+/// (app, terminal id) → credentials issued up to this are void. By id: it may be revoked before it is registered.
+pub(crate) fn revoked(app: AppId, id: &TerminalId) -> Key {
+    Builder::new(tag::REVOKED).u32(app.0).tail(id.as_str())
+}
+
+/// (app, block) → registered terminals.
+pub(crate) fn registered(app: AppId, block: u16) -> Key {
+    Builder::new(tag::REGISTERED).u32(app.0).u16(block).done()
+}
+
+/// All blocks of an app's registered terminals.
+pub(crate) fn registered_blocks(app: AppId) -> Key {
+    Builder::new(tag::REGISTERED).u32(app.0).done()
+}
+
+/// Numbers that may be lent again.
+pub(crate) fn lent_free(no: TerminalNo) -> Key {
+    Builder::new(tag::LENT_FREE).u32(no.0).done()
+}
+
+/// All numbers that may be lent again.
+pub(crate) fn lent_free_all() -> Key {
+    Builder::new(tag::LENT_FREE).done()
+}
+
+/// (last push that may name it, number): waits until that push is purged.
+pub(crate) fn lent_waiting(upto: PushId, no: TerminalNo) -> Key {
+    Builder::new(tag::LENT_WAITING).u64(upto.0).u32(no.0).done()
+}
+
+/// All numbers that wait, the first to return first.
+pub(crate) fn lent_waiting_all() -> Key {
+    Builder::new(tag::LENT_WAITING).done()
+}
+
+/// number → session.
+pub(crate) fn session(no: TerminalNo) -> Key {
+    Builder::new(tag::SESSION).u32(no.0).done()
+}
+
+/// (number, filter) → subscription.
+pub(crate) fn subscription(no: TerminalNo, filter: &str) -> Key {
+    Builder::new(tag::SUBSCRIPTION).u32(no.0).tail(filter)
+}
+
+/// All subscriptions of a session.
+pub(crate) fn subscriptions(no: TerminalNo) -> Key {
+    Builder::new(tag::SUBSCRIPTION).u32(no.0).done()
+}
+
+/// (edge, number): the edge holds this session's connection.
+pub(crate) fn edge_session(edge: NodeId, no: TerminalNo) -> Key {
+    Builder::new(tag::EDGE_SESSION).u64(edge.0).u32(no.0).done()
+}
+
+/// All sessions an edge holds.
+pub(crate) fn edge_sessions(edge: NodeId) -> Key {
+    Builder::new(tag::EDGE_SESSION).u64(edge.0).done()
+}
+
+/// (time, number): a detached session ends then.
+pub(crate) fn session_expiry(at_ms: u64, no: TerminalNo) -> Key {
+    Builder::new(tag::SESSION_EXPIRY).u64(at_ms).u32(no.0).done()
+}
+
+/// All detached sessions, the first to end first.
+pub(crate) fn session_expiries() -> Key {
+    Builder::new(tag::SESSION_EXPIRY).done()
+}
+
+/// (app, filter, block) → its subscribers.
+pub(crate) fn filter(app: AppId, filter: &str, block: u16) -> Key {
+    Builder::new(tag::FILTER).u32(app.0).text(filter).u16(block).done()
+}
+
+/// All blocks of a filter.
+pub(crate) fn filter_blocks(app: AppId, filter: &str) -> Key {
+    Builder::new(tag::FILTER).u32(app.0).text(filter).done()
+}
+
+/// (app, filter with wildcards) → how many subscribe; all of them are in memory too.
+pub(crate) fn wildcard(app: AppId, filter: &str) -> Key {
+    Builder::new(tag::WILDCARD).u32(app.0).tail(filter)
+}
+
+/// All wildcard filters.
+pub(crate) fn wildcards() -> Key {
+    Builder::new(tag::WILDCARD).done()
+}
+
+/// push → its row.
+pub(crate) fn push(push: PushId) -> Key {
+    Builder::new(tag::PUSH).u64(push.0).done()
+}
+
+/// All pushes, in id order.
+pub(crate) fn pushes() -> Key {
+    Builder::new(tag::PUSH).done()
+}
+
+/// (app, key) → the push first accepted under it.
+pub(crate) fn idempotency(app: AppId, key: &str) -> Key {
+    Builder::new(tag::IDEMPOTENCY).u32(app.0).tail(key)
+}
+
+/// (time, push): its time to live ends then; present while it has pending terminals and is not withdrawn.
+pub(crate) fn expiry(at_ms: u64, push: PushId) -> Key {
+    Builder::new(tag::EXPIRY).u64(at_ms).u64(push.0).done()
+}
+
+/// All live pushes, the first to expire first.
+pub(crate) fn expiries() -> Key {
+    Builder::new(tag::EXPIRY).done()
+}
+
+/// (time, push): it settled then.
+pub(crate) fn retention(settled_at_ms: u64, push: PushId) -> Key {
+    Builder::new(tag::RETENTION).u64(settled_at_ms).u64(push.0).done()
+}
+
+/// All settled pushes, the first to be purged first.
+pub(crate) fn retentions() -> Key {
+    Builder::new(tag::RETENTION).done()
+}
+
+/// A push that is withdrawn and still pending somewhere.
+pub(crate) fn withdrawn(push: PushId) -> Key {
+    Builder::new(tag::WITHDRAWN).u64(push.0).done()
+}
+
+/// All of them.
+pub(crate) fn withdrawns() -> Key {
+    Builder::new(tag::WITHDRAWN).done()
+}
+
+/// push → message.
+pub(crate) fn payload(push: PushId) -> Key {
+    Builder::new(tag::PAYLOAD).u64(push.0).done()
+}
+
+/// (terminal, push): pending, of a small audience.
+pub(crate) fn owed(no: TerminalNo, push: PushId) -> Key {
+    Builder::new(tag::OWED).u32(no.0).u64(push.0).done()
+}
+
+/// All small pushes pending for a terminal.
+pub(crate) fn owed_by(no: TerminalNo) -> Key {
+    Builder::new(tag::OWED).u32(no.0).done()
+}
+
+/// (block, push): a broad push with pending terminals in the block.
+pub(crate) fn block_pending(block: u16, push: PushId) -> Key {
+    Builder::new(tag::BLOCK_PENDING).u16(block).u64(push.0).done()
+}
+
+/// All broad pushes pending in a block.
+pub(crate) fn block_pendings(block: u16) -> Key {
+    Builder::new(tag::BLOCK_PENDING).u16(block).done()
+}
+
+/// (push, block, kind) → bitmap. The block comes before the kind, so that all that is known of one block of
+/// terminals, which is what a CONNECT or a receipt needs, is one short scan.
+pub(crate) fn set(push: PushId, block: u16, kind: u8) -> Key {
+    Builder::new(tag::SET).u64(push.0).u16(block).u8(kind).done()
+}
+
+/// All bitmaps of one block of a push.
+pub(crate) fn set_block(push: PushId, block: u16) -> Key {
+    Builder::new(tag::SET).u64(push.0).u16(block).done()
+}
+
+/// All bitmaps of a push.
+pub(crate) fn set_blocks(push: PushId) -> Key {
+    Builder::new(tag::SET).u64(push.0).done()
+}
+
+/// The first key after all that begin with `prefix`.
+pub(crate) fn prefix_end(prefix: &[u8]) -> Key {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+/// The key right after `key`.
+pub(crate) fn after(mut key: Key) -> Key {
+    key.push(0);
+    key
+}
+
+/// The last eight bytes: the push of every key that ends with one.
+pub(crate) fn push_of(key: &[u8]) -> Option<PushId> {
+    key.last_chunk().map(|bytes| PushId(u64::from_be_bytes(*bytes)))
+}
+
+/// The last four bytes: the terminal number of every key that ends with one.
+pub(crate) fn no_of(key: &[u8]) -> Option<TerminalNo> {
+    key.last_chunk().map(|bytes| TerminalNo(u32::from_be_bytes(*bytes)))
+}
+
+/// The last two bytes: the block of every key that ends with one.
+pub(crate) fn block_of(key: &[u8]) -> Option<u16> {
+    key.last_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+/// The `u64` right after the tag: the time of every queue key.
+pub(crate) fn time_of(key: &[u8]) -> Option<u64> {
+    key.get(1..)?.first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The text after `(tag, u32)`: terminal id, filter or name.
+pub(crate) fn text_of(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(5..)?).ok()
+}
+
+/// The app after the tag.
+pub(crate) fn app_of(key: &[u8]) -> Option<AppId> {
+    key.get(1..)?.first_chunk().map(|bytes| AppId(u32::from_be_bytes(*bytes)))
+}
+
+/// Block and kind at the end of a set key.
+pub(crate) fn block_and_kind_of(key: &[u8]) -> Option<(u16, u8)> {
+    let [high, low, kind] = *key.last_chunk()?;
+    Some((u16::from_be_bytes([high, low]), kind))
+}
+
+/// The edge after the tag.
+pub(crate) fn edge_of(key: &[u8]) -> Option<NodeId> {
+    time_of(key).map(NodeId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> TerminalId {
+        TerminalId::new(text).expect("valid")
+    }
+
+    #[test]
+    fn keys_sort_in_scan_order() {
+        let (app_1, no, p) = (AppId(1), TerminalNo(7), PushId(9));
+        let ascending = [
+            vec![owed(no, PushId(255)), owed(no, PushId(256)), owed(TerminalNo(8), PushId(0))],
+            vec![block_pending(1, PushId(u64::MAX)), block_pending(2, PushId(0))],
+            vec![set(p, 0, 5), set(p, 1, 0), set(p, 256, 0), set(PushId(10), 0, 0)],
+            vec![expiry(999, PushId(u64::MAX)), expiry(1000, PushId(0))],
+            vec![terminal_id(app_1, &id("a")), terminal_id(app_1, &id("b")), terminal_id(AppId(2), &id("a"))],
+            vec![filter(app_1, "b", 0), filter(app_1, "b", 9), filter(app_1, "aa", 0)],
+            vec![push(PushId(255)), push(PushId(256))],
+        ];
+        for keys in ascending {
+            assert!(keys.is_sorted(), "{keys:x?}");
+        }
+    }
+
+    #[test]
+    fn no_filter_s_blocks_contain_another_filter() {
+        let prefix = filter_blocks(AppId(1), "a");
+        for other in ["a\0", "a/b", "aa", "a\0\0\0\0\0"] {
+            assert!(!filter(AppId(1), other, 0).starts_with(&prefix), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn tags_lie_in_the_order_of_their_families() {
+        let keys = [
+            head(),
+            lent_waiting_all(),
+            wildcards(),
+            withdrawns(),
+            payload(PushId(0)),
+            owed_by(TerminalNo(0)),
+        ];
+        let families: Vec<_> = keys.iter().map(|key| Family::of(key)).collect();
+        assert_eq!(families, Family::ALL[..6]);
+        assert_eq!(Family::of(&set_blocks(PushId(1))), Family::Sets);
+    }
+
+    #[test]
+    fn fields_come_back_out() {
+        let key = set(PushId(4), 0x0102, 16);
+        assert_eq!(block_and_kind_of(&key), Some((0x0102, 16)));
+        assert_eq!(push_of(&owed(TerminalNo(1), PushId(77))), Some(PushId(77)));
+        assert_eq!(no_of(&session_expiry(5, TerminalNo(6))), Some(TerminalNo(6)));
+        assert_eq!(time_of(&session_expiry(5, TerminalNo(6))), Some(5));
+        assert_eq!(text_of(&terminal_id(AppId(3), &id("tv-1"))), Some("tv-1"));
+        assert_eq!(app_of(&wildcard(AppId(3), "a/#")), Some(AppId(3)));
+        assert_eq!(block_of(&filter(AppId(1), "x", 513)), Some(513));
+    }
+
+    #[test]
+    fn the_end_of_a_prefix_is_after_all_its_keys() {
+        assert_eq!(prefix_end(&[1, 2]), [1, 3]);
+        assert_eq!(prefix_end(&[1, 0xff]), [2]);
+    }
+
+    /// What is on disk must stay readable: a change here is a new tag, not a new expectation.
+    #[test]
+    fn stored_keys_stay_as_they_are() {
+        let golden = [
+            (terminal_id(AppId(1), &id("tv")), "10000000017476"),
+            (filter(AppId(1), "a/b", 2), "240000000100000003612f620002"),
+            (push(PushId(258)), "300000000000000102"),
+            (owed(TerminalNo(3), PushId(4)), "50000000030000000000000004"),
+            (set(PushId(5), 6, 7), "600000000000000005000607"),
+        ];
+        for (key, hex) in golden {
+            assert_eq!(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), hex);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Terminal numbers. Registered terminals have dense ones from 1, for good. Clients that are not registered are
+//! lent one when they first need it, which is with a session; it can be lent to another when the session has ended
+//! and every push accepted before that end is purged, because no set can name it then.
+
+use cluster_proto::{AppId, PushId, TerminalId, TerminalNo};
+
+use super::{GROUP, db::Read as _, error::StoreError, keys, txn::Txn, value::TerminalRow};
+
+/// The number of a terminal, registered or lent.
+pub(crate) fn find(txn: &Txn<'_>, app: AppId, id: &TerminalId) -> Result<Option<TerminalNo>, StoreError> {
+    txn.read(&keys::terminal_id(app, id))
+}
+
+/// Gives the next registered number.
+pub(crate) fn register(
+    txn: &mut Txn<'_>,
+    app: AppId,
+    id: &TerminalId,
+    tags: Vec<(String, String)>,
+) -> TerminalNo {
+    txn.head.last_registered += 1;
+    let no = TerminalNo(txn.head.last_registered);
+    debug_assert!(no.is_registered(), "more than 2^31 terminals");
+    insert(txn, app, id, no, tags);
+    no
+}
+
+/// The number of a client that needs one: its own, or one lent to it.
+pub(crate) fn find_or_lend(txn: &mut Txn<'_>, app: AppId, id: &TerminalId) -> Result<TerminalNo, StoreError> {
+    if let Some(no) = find(txn, app, id)? {
+        keep(txn, no)?;
+        return Ok(no);
+    }
+    let returned = txn.keys(&keys::lent_free_all(), 1)?.first().and_then(|key| keys::no_of(key));
+    let no = match returned {
+        Some(no) => {
+            txn.delete(keys::lent_free(no));
+            no
+        }
+        None => {
+            let no = TerminalNo(TerminalNo::UNREGISTERED_FIRST.0 + txn.head.lent);
+            txn.head.lent += 1;
+            no
+        }
+    };
+    insert(txn, app, id, no, Vec::new());
+    Ok(no)
+}
+
+/// Its session ended: a lent number waits for the pushes that may name it.
+pub(crate) fn release(txn: &mut Txn<'_>, no: TerminalNo) -> Result<(), StoreError> {
+    if no.is_registered() {
+        return Ok(());
+    }
+    if txn.head.oldest_push > txn.head.last_push {
+        return give_back(txn, no);
+    }
+    if let Some(mut row) = txn.read::<TerminalRow>(&keys::terminal(no))? {
+        let upto = PushId::new(GROUP, txn.head.last_push);
+        row.waits_for = Some(upto);
+        txn.put(keys::terminal(no), &row);
+        txn.put(keys::lent_waiting(upto, no), &());
+    }
+    Ok(())
+}
+
+/// Gives back numbers whose pushes are purged, at most `limit`.
+pub(crate) fn give_back_purged(txn: &mut Txn<'_>, limit: usize) -> Result<(), StoreError> {
+    let oldest = PushId::new(GROUP, txn.head.oldest_push);
+    let mut purged = Vec::new();
+    txn.scan(&keys::lent_waiting_all(), keys::lent_waiting(oldest, TerminalNo(0)), &mut |key, _| {
+        purged.push(key.to_vec());
+        Ok(purged.len() < limit)
+    })?;
+    for key in purged {
+        if let Some(no) = keys::no_of(&key) {
+            give_back(txn, no)?;
+        }
+        txn.delete(key);
+    }
+    Ok(())
+}
+
+fn insert(txn: &mut Txn<'_>, app: AppId, id: &TerminalId, no: TerminalNo, tags: Vec<(String, String)>) {
+    let row = TerminalRow { app, id: id.clone(), tags, registered_at_ms: txn.now_ms(), waits_for: None };
+    txn.put(keys::terminal_id(app, id), &no);
+    txn.put(keys::terminal(no), &row);
+}
+
+/// A number that waits to be given back is used again.
+fn keep(txn: &mut Txn<'_>, no: TerminalNo) -> Result<(), StoreError> {
+    let Some(mut row) = txn.read::<TerminalRow>(&keys::terminal(no))? else { return Ok(()) };
+    if let Some(upto) = row.waits_for.take() {
+        txn.delete(keys::lent_waiting(upto, no));
+        txn.put(keys::terminal(no), &row);
+    }
+    Ok(())
+}
+
+fn give_back(txn: &mut Txn<'_>, no: TerminalNo) -> Result<(), StoreError> {
+    if let Some(row) = txn.read::<TerminalRow>(&keys::terminal(no))? {
+        // Unless it was registered in the meantime, under another number.
+        if find(txn, row.app, &row.id)? == Some(no) {
+            txn.delete(keys::terminal_id(row.app, &row.id));
+        }
+        txn.delete(keys::terminal(no));
+        txn.put(keys::lent_free(no), &());
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! One push while apply works on it: its row, and its audience in one of two representations behind one interface.
+
+use cluster_proto::{PushId, PushKind, State, TerminalNo};
+use roaring::RoaringBitmap;
+
+use super::{
+    blocks::by_block,
+    broad,
+    db::{Read, read},
+    error::StoreError,
+    keys,
+    records::Counts,
+    small,
+    txn::Txn,
+    value::{AudienceRow, OwedValue, PushRow, Withdrawn},
+};
+
+/// A push and its states. Changes of the row are written by [`PushSets::close`].
+#[derive(Debug)]
+pub(crate) struct PushSets {
+    pub(crate) id: PushId,
+    pub(crate) row: PushRow,
+}
+
+impl PushSets {
+    pub(crate) fn open(tables: &impl Read, id: PushId) -> Result<Option<Self>, StoreError> {
+        Ok(read(tables, &keys::push(id))?.map(|row| Self { id, row }))
+    }
+
+    /// Moves those of `terminals` whose state allows it to `state` (I4).
+    pub(crate) fn settle(
+        &mut self,
+        txn: &mut Txn<'_>,
+        terminals: &RoaringBitmap,
+        state: State,
+    ) -> Result<(), StoreError> {
+        debug_assert_ne!(state, State::Pending, "pending is where a push begins");
+        match &mut self.row.audience {
+            AudienceRow::Small(targets) => small::settle(txn, self.id, targets, terminals, state),
+            AudienceRow::Broad(counts) => {
+                for (block, terminals) in by_block(terminals) {
+                    broad::settle(txn, self.id, counts, block, &terminals, state)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the push back: whoever is pending and not in flight settles, the others stay pending until a receipt
+    /// tells. A push withdrawn before keeps its first reason.
+    pub(crate) fn withdraw(
+        &mut self,
+        txn: &mut Txn<'_>,
+        reason: Withdrawn,
+        in_flight: &RoaringBitmap,
+    ) -> Result<(), StoreError> {
+        if self.row.settled_at_ms.is_some() {
+            return Ok(());
+        }
+        let reason = *self.row.withdrawn.get_or_insert(reason);
+        txn.delete(keys::expiry(self.row.expires_at_ms, self.id));
+        txn.put(keys::withdrawn(self.id), &());
+        let owed = self.owed_value();
+        match &mut self.row.audience {
+            AudienceRow::Small(targets) => {
+                small::withdraw(txn, self.id, targets, in_flight, owed, reason.state())
+            }
+            AudienceRow::Broad(counts) => {
+                broad::withdraw(txn, self.id, counts, in_flight, owed, reason.state())?
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the row, and moves a push with nothing pending to the retention queue.
+    pub(crate) fn close(mut self, txn: &mut Txn<'_>) {
+        debug_assert!(self.is_conserved(), "push {} lost or doubled a terminal", self.id);
+        if self.row.settled_at_ms.is_none() && self.count(State::Pending) == 0 {
+            self.row.settled_at_ms = Some(txn.now_ms());
+            if self.row.withdrawn.is_some() {
+                txn.delete(keys::withdrawn(self.id));
+            } else {
+                txn.delete(keys::expiry(self.row.expires_at_ms, self.id));
+            }
+            txn.insert(keys::retention(txn.now_ms(), self.id), &());
+        }
+        txn.put(keys::push(self.id), &self.row);
+    }
+
+    /// Who is in a state.
+    pub(crate) fn in_state(&self, tables: &impl Read, state: State) -> Result<RoaringBitmap, StoreError> {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => Ok(small::in_state(targets, state)),
+            AudienceRow::Broad(_) => broad::union(tables, self.id, |block| block.in_state(state)),
+        }
+    }
+
+    pub(crate) fn audience(&self, tables: &impl Read) -> Result<RoaringBitmap, StoreError> {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => Ok(targets.iter().map(|target| target.no).collect()),
+            AudienceRow::Broad(_) => broad::union(tables, self.id, |block| block.audience.clone()),
+        }
+    }
+
+    pub(crate) fn qos0(&self, tables: &impl Read) -> Result<RoaringBitmap, StoreError> {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => Ok(targets.iter().filter(|t| t.qos0).map(|t| t.no).collect()),
+            AudienceRow::Broad(_) => broad::union(tables, self.id, |block| block.qos0.clone()),
+        }
+    }
+
+    pub(crate) fn is_pending(&self, tables: &impl Read, no: TerminalNo) -> Result<bool, StoreError> {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => Ok(small::in_state(targets, State::Pending).contains(no.0)),
+            AudienceRow::Broad(_) => Ok(tables.block(self.id, no.block())?.pending.contains(no.0)),
+        }
+    }
+
+    pub(crate) fn count(&self, state: State) -> u64 {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => targets.iter().filter(|t| t.state == state.code()).count() as u64,
+            AudienceRow::Broad(counts) => {
+                counts.iter().find(|(code, _)| *code == state.code()).map_or(0, |(_, count)| *count)
+            }
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let counted = State::ALL.into_iter().map(|state| (state, self.count(state)));
+        let by_state = counted.filter(|(state, count)| *count > 0 || *state == State::Pending).collect();
+        Counts { audience: self.row.audience_len, by_state }
+    }
+
+    /// What the owed indexes say of it.
+    pub(crate) fn owed_value(&self) -> OwedValue {
+        OwedValue {
+            topic: self.row.kind == PushKind::Topic,
+            withdrawn: self.row.withdrawn.is_some(),
+            qos0: false,
+            expires_at_ms: self.row.expires_at_ms,
+        }
+    }
+
+    /// I5.
+    fn is_conserved(&self) -> bool {
+        self.counts().by_state.iter().map(|(_, count)| count).sum::<u64>() == self.row.audience_len
+    }
+}

@@ -1,0 +1,331 @@
+//! Reads of the committed tables. Each sees one position; each is bounded by its `limit` or by what it answers.
+//!
+//! They do not answer with errors: a failed read of the local database leaves a node that must end, which
+//! [`Tables::failure`] says; what is answered until then is empty.
+
+use std::sync::Arc;
+
+use cluster_proto::{
+    AppId, Incarnation, Message, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
+    credential::PublicKey,
+    link::{Lane, Subscription},
+};
+
+use super::{
+    LANES, Tables, View,
+    db::{Read as _, read},
+    digest,
+    error::StoreError,
+    keys, lock, owed,
+    push::PushSets,
+    records::{Counts, OwedRow, PushRecord, SessionRecord, TerminalRecord},
+    subscriptions,
+    value::{AppRow, EdgeRow, PushRow, SessionRow, Stored as _, TerminalRow},
+};
+use crate::{command::SigningKey, effect::AcceptedPush};
+
+impl Tables {
+    /// The app of a name.
+    pub fn app_by_name(&self, name: &str) -> Option<AppId> {
+        self.ask(|view| read(view, &keys::app_name(name)))
+    }
+
+    /// All apps, by number.
+    pub fn apps(&self) -> Vec<(AppId, String)> {
+        self.ask(|view| {
+            let mut apps = Vec::new();
+            view.scan_prefix(&keys::apps(), &mut |key, bytes| {
+                let app = keys::app_of(key).ok_or_else(|| StoreError::damaged("app key", key))?;
+                apps.push((app, AppRow::decode(key, bytes)?.name));
+                Ok(true)
+            })?;
+            Ok(apps)
+        })
+    }
+
+    /// Whether there is an app of this number.
+    pub fn has_app(&self, app: AppId) -> bool {
+        self.ask(|view| Ok(read::<AppRow>(view, &keys::app(app))?.is_some()))
+    }
+
+    /// The number of a terminal, given or lent.
+    pub fn terminal_no(&self, app: AppId, id: &TerminalId) -> Option<TerminalNo> {
+        self.ask(|view| read::<TerminalNo>(view, &keys::terminal_id(app, id)))
+    }
+
+    /// A terminal by its id, registered or lent a number.
+    pub fn terminal_by_id(&self, app: AppId, id: &TerminalId) -> Option<TerminalRecord> {
+        self.ask(|view| match read::<TerminalNo>(view, &keys::terminal_id(app, id))? {
+            Some(no) => terminal(view, no),
+            None => Ok(None),
+        })
+    }
+
+    /// A terminal by its number.
+    pub fn terminal_by_no(&self, no: TerminalNo) -> Option<TerminalRecord> {
+        self.ask(|view| terminal(view, no))
+    }
+
+    /// Credentials of the terminal issued at or before this, seconds since the epoch, are void.
+    pub fn revoked_until(&self, app: AppId, id: &TerminalId) -> u64 {
+        self.ask(|view| revoked_until(view, app, id))
+    }
+
+    /// Registered terminals of an app, by id.
+    pub fn list_terminals(
+        &self,
+        app: AppId,
+        after: Option<&TerminalId>,
+        limit: usize,
+    ) -> Vec<TerminalRecord> {
+        self.ask(|view| {
+            let prefix = keys::terminal_ids(app);
+            let from = after.map_or(prefix.clone(), |id| keys::after(keys::terminal_id(app, id)));
+            let mut terminals = Vec::new();
+            if limit == 0 {
+                return Ok(terminals);
+            }
+            view.scan(&from, keys::prefix_end(&prefix), &mut |key, bytes| {
+                let no = TerminalNo::decode(key, bytes)?;
+                if no.is_registered() {
+                    terminals.extend(terminal(view, no)?);
+                }
+                Ok(terminals.len() < limit)
+            })?;
+            Ok(terminals)
+        })
+    }
+
+    /// The session of a terminal.
+    pub fn session(&self, no: TerminalNo) -> Option<SessionRecord> {
+        self.ask(|view| Ok(read::<SessionRow>(view, &keys::session(no))?.map(SessionRecord::from)))
+    }
+
+    /// Its subscriptions, by filter.
+    pub fn subscriptions(&self, no: TerminalNo) -> Vec<Subscription> {
+        self.ask(|view| subscriptions::list(view, no))
+    }
+
+    /// A push and how it stands.
+    pub fn push(&self, push: PushId) -> Option<PushRecord> {
+        self.ask(|view| {
+            let row = read::<PushRow>(view, &keys::push(push))?;
+            let message = read::<Message>(view, &keys::payload(push))?;
+            Ok(row.zip(message).map(|(row, message)| PushRecord {
+                message: Arc::new(message),
+                accepted_at_ms: row.accepted_at_ms,
+                expires_at_ms: row.expires_at_ms,
+                audience_len: row.audience_len,
+                withdrawn: row.withdrawn,
+                settled_at_ms: row.settled_at_ms,
+            }))
+        })
+    }
+
+    /// Who is in a state.
+    pub fn targets(&self, push: PushId, state: State) -> Option<TerminalSet> {
+        self.ask_push(push, |view, push| Ok(TerminalSet(push.in_state(view, state)?)))
+    }
+
+    /// Everyone a push is for.
+    pub fn audience(&self, push: PushId) -> Option<TerminalSet> {
+        self.ask_push(push, |view, push| Ok(TerminalSet(push.audience(view)?)))
+    }
+
+    /// Those of them whose subscription granted QoS 0 only.
+    pub fn audience_qos0(&self, push: PushId) -> TerminalSet {
+        self.ask_push(push, |view, push| Ok(TerminalSet(push.qos0(view)?))).unwrap_or_default()
+    }
+
+    /// How many are in which state.
+    pub fn counts(&self, push: PushId) -> Option<Counts> {
+        self.ask_push(push, |_, push| Ok(push.counts()))
+    }
+
+    /// Whether the terminal must still get the push.
+    pub fn is_pending(&self, push: PushId, no: TerminalNo) -> bool {
+        self.ask_push(push, |view, push| push.is_pending(view, no)).unwrap_or_default()
+    }
+
+    /// Pushes pending for a terminal with ids in `after+1..=upto` that may still be handed out at `now_ms`,
+    /// ascending.
+    pub fn owed(
+        &self,
+        no: TerminalNo,
+        after: PushId,
+        upto: PushId,
+        now_ms: u64,
+        limit: usize,
+    ) -> Vec<OwedRow> {
+        self.ask(|view| owed::list(view, no, (after, upto), now_ms, limit))
+    }
+
+    /// How many pushes are pending for a terminal, counted up to `limit`.
+    pub fn owed_len(&self, no: TerminalNo, limit: usize) -> usize {
+        self.ask(|view| owed::len(view, no, limit))
+    }
+
+    /// Pushes after `after` that are pending somewhere and not withdrawn, in order: what a dispatcher that missed
+    /// effects has to do (I7).
+    pub fn accepted_after(&self, after: PushId, limit: usize) -> Vec<Arc<AcceptedPush>> {
+        self.ask(|view| {
+            let mut accepted = Vec::new();
+            if limit == 0 {
+                return Ok(accepted);
+            }
+            let end = keys::prefix_end(&keys::pushes());
+            view.scan(&keys::after(keys::push(after)), end, &mut |key, bytes| {
+                let row = PushRow::decode(key, bytes)?;
+                if row.settled_at_ms.is_none() && row.withdrawn.is_none() {
+                    accepted.extend(accepted_push(view, PushSets { id: owed::push_of(key)?, row })?);
+                }
+                Ok(accepted.len() < limit)
+            })?;
+            Ok(accepted)
+        })
+    }
+
+    /// Withdrawn pushes that are pending somewhere: they were in flight, and no receipt came yet.
+    pub fn unsettled_withdrawn(&self, limit: usize) -> Vec<PushId> {
+        self.ask(|view| {
+            Ok(view.keys(&keys::withdrawns(), limit)?.iter().filter_map(|key| keys::push_of(key)).collect())
+        })
+    }
+
+    /// Pushes whose time to live is over at `now_ms`, and that are not withdrawn.
+    pub fn due(&self, now_ms: u64, limit: usize) -> Vec<PushId> {
+        self.ask(|view| {
+            let mut due = Vec::new();
+            if limit > 0 {
+                let end = keys::expiry(now_ms.saturating_add(1), PushId(0));
+                view.scan(&keys::expiries(), end, &mut |key, _| {
+                    due.extend(keys::push_of(key));
+                    Ok(due.len() < limit)
+                })?;
+            }
+            Ok(due)
+        })
+    }
+
+    /// Whether a push has been settled since before `settled_before_ms`: there is something to purge.
+    pub fn purge_due(&self, settled_before_ms: u64) -> bool {
+        self.ask(|view| view.any(&keys::retentions(), keys::retention(settled_before_ms, PushId(0))))
+    }
+
+    /// Whether a detached session has to end at `now_ms`.
+    pub fn sessions_due(&self, now_ms: u64) -> bool {
+        let end = keys::session_expiry(now_ms.saturating_add(1), TerminalNo(0));
+        self.ask(|view| view.any(&keys::session_expiries(), end))
+    }
+
+    /// The life of an edge that has not ended, and the last sequence of each lane.
+    pub fn edge_seqs(&self, edge: NodeId) -> Option<(Incarnation, Vec<(Lane, u64)>)> {
+        let row = self.ask(|view| read::<EdgeRow>(view, &keys::edge(edge)))?;
+        (!row.ended).then(|| (row.incarnation, LANES.into_iter().zip(row.seqs).collect()))
+    }
+
+    /// The edges whose life has not ended.
+    pub fn edges(&self) -> Vec<(NodeId, Incarnation)> {
+        self.ask(|view| {
+            let mut edges = Vec::new();
+            view.scan_prefix(&keys::edges(), &mut |key, bytes| {
+                let row = EdgeRow::decode(key, bytes)?;
+                edges.extend(keys::edge_of(key).filter(|_| !row.ended).map(|edge| (edge, row.incarnation)));
+                Ok(true)
+            })?;
+            Ok(edges)
+        })
+    }
+
+    /// The key that signs: the newest.
+    pub fn signing_key(&self) -> Option<SigningKey> {
+        self.signing_keys().pop()
+    }
+
+    /// The keys that verify, oldest first.
+    pub fn public_keys(&self) -> Vec<PublicKey> {
+        let public = |key: SigningKey| PublicKey { kid: key.kid, ed25519: key.ed25519 };
+        self.signing_keys().into_iter().map(public).collect()
+    }
+
+    /// A hash of everything in the tables, independent of how the database has laid it out: for tests, and to
+    /// compare replicas at one position. Reads everything.
+    pub fn scan_digest(&self) -> Result<u128, StoreError> {
+        digest::scan(&self.shared.read().db)
+    }
+
+    fn signing_keys(&self) -> Vec<SigningKey> {
+        self.ask(|view| {
+            let mut keys = Vec::new();
+            view.scan_prefix(&keys::signing_keys(), &mut |key, bytes| {
+                keys.push(SigningKey::decode(key, bytes)?);
+                Ok(true)
+            })?;
+            Ok(keys)
+        })
+    }
+
+    fn ask<T: Default>(&self, question: impl FnOnce(&View) -> Result<T, StoreError>) -> T {
+        question(&self.shared.read()).unwrap_or_else(|error| {
+            tracing::error!(%error, "reading the tables failed");
+            lock(&self.shared.failure).get_or_insert(error);
+            T::default()
+        })
+    }
+
+    fn ask_push<T>(
+        &self,
+        push: PushId,
+        question: impl FnOnce(&View, &PushSets) -> Result<T, StoreError>,
+    ) -> Option<T> {
+        self.ask(|view| PushSets::open(view, push)?.map(|push| question(view, &push)).transpose())
+    }
+}
+
+impl View {
+    /// Whether there is a key in `from..end`.
+    fn any(&self, from: &[u8], end: keys::Key) -> Result<bool, StoreError> {
+        let mut any = false;
+        self.scan(from, end, &mut |_, _| {
+            any = true;
+            Ok(false)
+        })?;
+        Ok(any)
+    }
+}
+
+fn terminal(view: &View, no: TerminalNo) -> Result<Option<TerminalRecord>, StoreError> {
+    let Some(row) = read::<TerminalRow>(view, &keys::terminal(no))? else { return Ok(None) };
+    let revoked_until = read(view, &keys::revoked(row.app, &row.id))?.unwrap_or(0);
+    let TerminalRow { app, id, tags, registered_at_ms, .. } = row;
+    Ok(Some(TerminalRecord { no, app, id, tags, registered_at_ms, revoked_until }))
+}
+
+fn revoked_until(view: &View, app: AppId, id: &TerminalId) -> Result<u64, StoreError> {
+    let of_app = read::<AppRow>(view, &keys::app(app))?.map_or(0, |row| row.revoked_until);
+    Ok(read::<u64>(view, &keys::revoked(app, id))?.unwrap_or(0).max(of_app))
+}
+
+fn accepted_push(view: &View, push: PushSets) -> Result<Option<Arc<AcceptedPush>>, StoreError> {
+    let Some(message) = read::<Message>(view, &keys::payload(push.id))? else { return Ok(None) };
+    Ok(Some(Arc::new(AcceptedPush {
+        push: push.id,
+        message: Arc::new(message),
+        pending: TerminalSet(push.in_state(view, State::Pending)?),
+        qos0: TerminalSet(push.qos0(view)?),
+        expires_at_ms: push.row.expires_at_ms,
+    })))
+}
+
+impl From<SessionRow> for SessionRecord {
+    fn from(row: SessionRow) -> Self {
+        Self {
+            session: row.session,
+            edge: row.edge,
+            incarnation: row.incarnation,
+            connection: row.connection,
+            expiry_s: row.expiry_s,
+            detached_at_ms: row.detached_at_ms,
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What queries answer.
+
+use std::sync::Arc;
+
+use cluster_proto::{AppId, Incarnation, Message, NodeId, PushId, SessionId, State, TerminalId, TerminalNo};
+
+pub use super::value::Withdrawn;
+
+/// Where in the log an entry stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EntryPosition {
+    /// Raft term.
+    pub term: u64,
+    /// Log index; 0 before the first entry.
+    pub index: u64,
+}
+
+/// How far the tables are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Raft term of the last entry applied.
+    pub term: u64,
+    /// Its index.
+    pub index: u64,
+    /// Of all entries up to it: equal position, equal digest (I8).
+    pub digest: u128,
+    /// The time of the last entry that had one.
+    pub at_ms: u64,
+    /// The last push accepted.
+    pub last_push: PushId,
+}
+
+/// What a checkpoint holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// How far it is.
+    pub position: Position,
+    /// As last given to apply.
+    pub membership: Option<Vec<u8>>,
+}
+
+/// A terminal, registered or lent a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TerminalRecord {
+    /// Its number.
+    pub no: TerminalNo,
+    /// Its app.
+    pub app: AppId,
+    /// Its id.
+    pub id: TerminalId,
+    /// `(key, value)` sorted.
+    pub tags: Vec<(String, String)>,
+    /// Milliseconds since the epoch.
+    pub registered_at_ms: u64,
+    /// Its credentials issued up to this, seconds since the epoch, are void.
+    pub revoked_until: u64,
+}
+
+/// A session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// Its id.
+    pub session: SessionId,
+    /// The edge that holds its connection, or held it last.
+    pub edge: NodeId,
+    /// That edge's life.
+    pub incarnation: Incarnation,
+    /// The connection there.
+    pub connection: u64,
+    /// Seconds it outlives its connection.
+    pub expiry_s: u32,
+    /// When its connection ended; absent: it has one.
+    pub detached_at_ms: Option<u64>,
+}
+
+/// A push and how it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PushRecord {
+    /// What is delivered.
+    pub message: Arc<Message>,
+    /// Milliseconds since the epoch.
+    pub accepted_at_ms: u64,
+    /// Milliseconds since the epoch.
+    pub expires_at_ms: u64,
+    /// How many terminals it is for.
+    pub audience_len: u64,
+    /// It is no longer handed out, and why.
+    pub withdrawn: Option<Withdrawn>,
+    /// Since when nothing is pending.
+    pub settled_at_ms: Option<u64>,
+}
+
+/// How many terminals of a push are in which state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// All of them: the sum of the others (I5).
+    pub audience: u64,
+    /// States that have any, in stored order; pending always.
+    pub by_state: Vec<(State, u64)>,
+}
+
+/// A push a terminal must still get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwedRow {
+    /// Which.
+    pub push: PushId,
+    /// Its subscription granted QoS 0 only.
+    pub qos0: bool,
+    /// Milliseconds since the epoch.
+    pub expires_at_ms: u64,
+}

@@ -1,0 +1,193 @@
+//! Sessions of terminals: who holds them, when they end, and what their end settles.
+
+use std::collections::BTreeMap;
+
+use cluster_proto::{
+    AppId, DropReason, Incarnation, NodeId, PushId, SessionId, State, TerminalId, TerminalNo,
+};
+use roaring::RoaringBitmap;
+
+use super::{
+    blocks::by_block,
+    db::Read as _,
+    error::StoreError,
+    keys::{self, Key},
+    numbers, owed,
+    push::PushSets,
+    subscriptions,
+    txn::Txn,
+    value::{AppRow, EdgeRow, OwedValue, SessionRow, Stored as _, TerminalRow},
+};
+use crate::{Refusal, command::Holder};
+
+/// The session of a holder's terminal before a command.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The terminal's number, if it has one.
+    pub(crate) no: Option<TerminalNo>,
+    /// Its session, if it has one.
+    pub(crate) row: Option<SessionRow>,
+    /// This very connection holds the session.
+    pub(crate) is_own: bool,
+}
+
+/// Finds it, unless the holder may not act any more.
+pub(crate) fn find(txn: &Txn<'_>, holder: &Holder) -> Result<Result<Found, Refusal>, StoreError> {
+    if txn.read::<AppRow>(&keys::app(holder.app))?.is_none() {
+        return Ok(Err(Refusal::UnknownApp));
+    }
+    let no = numbers::find(txn, holder.app, &holder.terminal)?;
+    let row = no.map(|no| txn.read::<SessionRow>(&keys::session(no))).transpose()?.flatten();
+    let same_life =
+        row.as_ref().filter(|row| (row.edge, row.incarnation) == (holder.edge, holder.incarnation));
+    let is_older = same_life.is_some_and(|row| row.connection > holder.connection);
+    if is_older || is_over(txn, holder.edge, holder.incarnation)? {
+        return Ok(Err(Refusal::Stale));
+    }
+    let is_own = same_life.is_some_and(|row| row.connection == holder.connection);
+    Ok(Ok(Found { no, row, is_own }))
+}
+
+/// Whether this life of an edge has ended: a session it opened now would never end.
+fn is_over(txn: &Txn<'_>, edge: NodeId, incarnation: Incarnation) -> Result<bool, StoreError> {
+    let row = txn.read::<EdgeRow>(&keys::edge(edge))?;
+    Ok(row.is_some_and(|row| row.incarnation > incarnation || (row.incarnation == incarnation && row.ended)))
+}
+
+/// Makes a session for a terminal without one.
+pub(crate) fn create(
+    txn: &mut Txn<'_>,
+    holder: &Holder,
+    expiry_s: u32,
+) -> Result<(TerminalNo, SessionRow), StoreError> {
+    let no = numbers::find_or_lend(txn, holder.app, &holder.terminal)?;
+    txn.head.last_session += 1;
+    let row = SessionRow {
+        session: SessionId(txn.head.last_session),
+        edge: holder.edge,
+        incarnation: holder.incarnation,
+        connection: holder.connection,
+        expiry_s,
+        detached_at_ms: None,
+        present: false,
+        subscriptions: 0,
+    };
+    txn.put(keys::session(no), &row);
+    txn.put(keys::edge_session(holder.edge, no), &());
+    Ok((no, row))
+}
+
+/// A connection takes over a session that was there before it.
+pub(crate) fn resume(
+    txn: &mut Txn<'_>,
+    no: TerminalNo,
+    row: &mut SessionRow,
+    holder: &Holder,
+    expiry_s: u32,
+) {
+    unindex(txn, no, row);
+    (row.edge, row.incarnation, row.connection) = (holder.edge, holder.incarnation, holder.connection);
+    row.expiry_s = expiry_s;
+    row.detached_at_ms = None;
+    txn.put(keys::session(no), row);
+    txn.put(keys::edge_session(holder.edge, no), &());
+}
+
+/// Its connection ended; it ends later.
+pub(crate) fn detach(txn: &mut Txn<'_>, no: TerminalNo, row: &mut SessionRow, expiry_s: u32) {
+    unindex(txn, no, row);
+    row.expiry_s = expiry_s;
+    row.detached_at_ms = Some(txn.now_ms());
+    if let Some(ends_at_ms) = row.ends_at_ms() {
+        txn.put(keys::session_expiry(ends_at_ms, no), &());
+    }
+    txn.put(keys::session(no), row);
+}
+
+/// A life of an edge is over, and every earlier one: its sessions without expiry end, the others are detached.
+pub(crate) fn release_edge(txn: &mut Txn<'_>, edge: NodeId, upto: Incarnation) -> Result<(), StoreError> {
+    let mut ending = Vec::new();
+    for key in txn.keys(&keys::edge_sessions(edge), usize::MAX)? {
+        let Some(no) = keys::no_of(&key) else { continue };
+        match txn.read::<SessionRow>(&keys::session(no))? {
+            Some(row) if row.incarnation > upto => {}
+            Some(row) if row.expiry_s == 0 => ending.push(no),
+            Some(mut row) => {
+                let expiry_s = row.expiry_s;
+                detach(txn, no, &mut row, expiry_s);
+            }
+            None => txn.delete(key),
+        }
+    }
+    end(txn, &ending)
+}
+
+/// Ends sessions, and settles the topic pushes they were owed.
+pub(crate) fn end(txn: &mut Txn<'_>, nos: &[TerminalNo]) -> Result<(), StoreError> {
+    let mut ended = RoaringBitmap::new();
+    for no in nos {
+        let Some(row) = txn.read::<SessionRow>(&keys::session(*no))? else { continue };
+        let Some(terminal) = txn.read::<TerminalRow>(&keys::terminal(*no))? else { continue };
+        for key in txn.keys(&keys::subscriptions(*no), usize::MAX)? {
+            let filter = keys::text_of(&key).ok_or_else(|| StoreError::damaged("subscription key", &key))?;
+            subscriptions::remove(txn, terminal.app, *no, filter)?;
+        }
+        unindex(txn, *no, &row);
+        txn.delete(keys::session(*no));
+        ended.insert(no.0);
+    }
+    settle_gone(txn, &ended)?;
+    for no in &ended {
+        numbers::release(txn, TerminalNo(no))?;
+    }
+    Ok(())
+}
+
+/// The number of an id that is being registered, if it was lent one: its session cannot go on under another.
+pub(crate) fn end_of_lent(txn: &mut Txn<'_>, app: AppId, id: &TerminalId) -> Result<(), StoreError> {
+    match numbers::find(txn, app, id)? {
+        Some(no) if !no.is_registered() => end(txn, &[no]),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a session from the indexes that depend on who holds it.
+fn unindex(txn: &mut Txn<'_>, no: TerminalNo, row: &SessionRow) {
+    match row.ends_at_ms() {
+        Some(ends_at_ms) => txn.delete(keys::session_expiry(ends_at_ms, no)),
+        None => txn.delete(keys::edge_session(row.edge, no)),
+    }
+}
+
+/// Topic pushes are owed to the session.
+fn settle_gone(txn: &mut Txn<'_>, ended: &RoaringBitmap) -> Result<(), StoreError> {
+    let mut pushes = BTreeMap::<PushId, RoaringBitmap>::new();
+    for no in ended {
+        for push in topic_pushes(txn, &keys::owed_by(TerminalNo(no)))? {
+            pushes.entry(push).or_default().insert(no);
+        }
+    }
+    for (block, part) in by_block(ended) {
+        for push in topic_pushes(txn, &keys::block_pendings(block))? {
+            *pushes.entry(push).or_default() |= &part;
+        }
+    }
+    for (push, terminals) in pushes {
+        if let Some(mut push) = PushSets::open(txn, push)? {
+            push.settle(txn, &terminals, State::Dropped(DropReason::SessionGone))?;
+            push.close(txn);
+        }
+    }
+    Ok(())
+}
+
+fn topic_pushes(txn: &Txn<'_>, prefix: &Key) -> Result<Vec<PushId>, StoreError> {
+    let mut pushes = Vec::new();
+    txn.scan_prefix(prefix, &mut |key, bytes| {
+        if OwedValue::decode(key, bytes)?.topic {
+            pushes.push(owed::push_of(key)?);
+        }
+        Ok(true)
+    })?;
+    Ok(pushes)
+}

@@ -1,0 +1,101 @@
+//! The subscriptions of sessions, and the index from filters to subscribers.
+
+use cluster_proto::{AppId, Qos, TerminalNo, link::Subscription};
+use fabric_core::subscriptions::filter::{Filter, is_wildcard, validate_filter};
+
+use super::{
+    db::Read,
+    error::StoreError,
+    keys,
+    txn::Txn,
+    value::{Stored as _, SubscriptionRow},
+};
+
+/// Whether the index takes a filter. Edges refuse what is invalid; what slips through must do no harm. Shared
+/// subscriptions are served by edges alone so far.
+pub(crate) fn is_indexable(filter: &str) -> bool {
+    matches!(validate_filter(filter), Ok(Filter::Plain(_)))
+}
+
+/// Adds or replaces a subscription; says whether its filter is new to the session.
+pub(crate) fn insert(
+    txn: &mut Txn<'_>,
+    app: AppId,
+    no: TerminalNo,
+    subscription: &Subscription,
+) -> Result<bool, StoreError> {
+    let filter = subscription.filter.as_str();
+    let key = keys::subscription(no, filter);
+    let before = txn.read::<SubscriptionRow>(&key)?;
+    let row = SubscriptionRow { qos: subscription.qos, options: subscription.options };
+    if before.as_ref() == Some(&row) {
+        return Ok(false);
+    }
+    txn.put(key, &row);
+    let chunk = txn.filter_mut(keys::filter(app, filter, no.block()))?;
+    chunk.any.insert(no.0);
+    change(&mut chunk.qos0, no, row.qos == Qos::AtMostOnce);
+    change(&mut chunk.no_local, no, row.options.no_local);
+    if before.is_none() && is_wildcard(filter) {
+        let count = count_wildcard(txn, app, filter, 1)?;
+        if count == 1 {
+            txn.memory.wildcards.insert(app, filter);
+        }
+    }
+    Ok(before.is_none())
+}
+
+/// Removes a subscription; says whether it was there.
+pub(crate) fn remove(
+    txn: &mut Txn<'_>,
+    app: AppId,
+    no: TerminalNo,
+    filter: &str,
+) -> Result<bool, StoreError> {
+    let key = keys::subscription(no, filter);
+    if txn.get(&key)?.is_none() {
+        return Ok(false);
+    }
+    txn.delete(key);
+    let chunk = txn.filter_mut(keys::filter(app, filter, no.block()))?;
+    for set in [&mut chunk.any, &mut chunk.qos0, &mut chunk.no_local] {
+        set.remove(no.0);
+    }
+    if is_wildcard(filter) && count_wildcard(txn, app, filter, -1)? == 0 {
+        txn.memory.wildcards.remove(app, filter);
+    }
+    Ok(true)
+}
+
+/// All subscriptions of a session, by filter.
+pub(crate) fn list(tables: &impl Read, no: TerminalNo) -> Result<Vec<Subscription>, StoreError> {
+    let mut subscriptions = Vec::new();
+    tables.scan_prefix(&keys::subscriptions(no), &mut |key, bytes| {
+        let filter =
+            keys::text_of(key).ok_or_else(|| StoreError::damaged("subscription key", key))?.to_owned();
+        let SubscriptionRow { qos, options } = SubscriptionRow::decode(key, bytes)?;
+        subscriptions.push(Subscription { filter, qos, options });
+        Ok(true)
+    })?;
+    Ok(subscriptions)
+}
+
+fn change(set: &mut roaring::RoaringBitmap, no: TerminalNo, is_member: bool) {
+    if is_member {
+        set.insert(no.0);
+    } else {
+        set.remove(no.0);
+    }
+}
+
+/// Counts the subscribers of a wildcard filter; the row goes with the last.
+fn count_wildcard(txn: &mut Txn<'_>, app: AppId, filter: &str, by: i64) -> Result<u64, StoreError> {
+    let key = keys::wildcard(app, filter);
+    let count = txn.read::<u64>(&key)?.unwrap_or(0).saturating_add_signed(by);
+    if count == 0 {
+        txn.delete(key);
+    } else {
+        txn.put(key, &count);
+    }
+    Ok(count)
+}

@@ -1,0 +1,283 @@
+//! What the tables hold: every value begins with a version byte, then postcard (bitmaps: the portable roaring
+//! format). A change of a value is a new version; its old reader stays.
+
+use cluster_proto::{
+    AppId, DropReason, Incarnation, NodeId, PushId, PushKind, Qos, SessionId, State, TerminalId,
+    link::SubscriptionOptions,
+};
+use roaring::RoaringBitmap;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::error::StoreError;
+use crate::command::SigningKey;
+
+/// A value of the tables.
+pub(crate) trait Stored: Serialize + DeserializeOwned {
+    /// Named in errors.
+    const NAME: &'static str;
+    /// Of the encoding written now.
+    const VERSION: u8 = 1;
+
+    /// To bytes.
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.push(Self::VERSION);
+        // Our types have nothing postcard cannot write (no maps of unknown length), so this cannot fail; an
+        // impossible failure leaves a value that reads as damaged.
+        postcard::to_extend(self, bytes).unwrap_or_default()
+    }
+
+    /// From bytes; `key` is for the error.
+    fn decode(key: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
+        match bytes.split_first() {
+            Some((version, rest)) if *version == Self::VERSION => postcard::from_bytes(rest).ok(),
+            _ => None,
+        }
+        .ok_or_else(|| StoreError::damaged(Self::NAME, key))
+    }
+}
+
+macro_rules! stored {
+    ($($type:ty => $name:literal),* $(,)?) => {
+        $(impl Stored for $type { const NAME: &'static str = $name; })*
+    };
+}
+
+stored! {
+    Head => "applied position",
+    AppRow => "app",
+    AppId => "app number",
+    SigningKey => "signing key",
+    EdgeRow => "edge",
+    u64 => "number",
+    u32 => "number",
+    () => "mark",
+    cluster_proto::TerminalNo => "terminal number",
+    cluster_proto::Message => "message",
+    TerminalRow => "terminal",
+    SessionRow => "session",
+    SubscriptionRow => "subscription",
+    PushRow => "push",
+    IdempotencyRow => "idempotency key",
+    OwedValue => "owed push",
+}
+
+/// The applied position and the counters ids are given from. Written with every batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    pub(crate) term: u64,
+    pub(crate) index: u64,
+    /// Of every entry up to here; see [`super::digest`].
+    pub(crate) digest: u128,
+    pub(crate) at_ms: u64,
+    pub(crate) last_push: u64,
+    /// No push below this is kept any more.
+    pub(crate) oldest_push: u64,
+    pub(crate) last_session: u64,
+    pub(crate) last_registered: u32,
+    /// How many numbers were ever taken from the unregistered range.
+    pub(crate) lent: u32,
+    pub(crate) last_app: u32,
+    pub(crate) signing_keys: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AppRow {
+    pub(crate) name: String,
+    pub(crate) revoked_until: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EdgeRow {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) ended: bool,
+    /// Last sequence of each lane, in the order of [`super::LANES`].
+    pub(crate) seqs: [u64; 3],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TerminalRow {
+    pub(crate) app: AppId,
+    pub(crate) id: TerminalId,
+    pub(crate) tags: Vec<(String, String)>,
+    /// When it was registered, or lent a number.
+    pub(crate) registered_at_ms: u64,
+    /// Lent numbers: waits in the queue of numbers to return, under this push.
+    pub(crate) waits_for: Option<PushId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SessionRow {
+    pub(crate) session: SessionId,
+    pub(crate) edge: NodeId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) connection: u64,
+    pub(crate) expiry_s: u32,
+    pub(crate) detached_at_ms: Option<u64>,
+    /// It was there before the connection that holds it.
+    pub(crate) present: bool,
+    pub(crate) subscriptions: u32,
+}
+
+impl SessionRow {
+    /// When a detached session ends.
+    pub(crate) fn ends_at_ms(&self) -> Option<u64> {
+        self.detached_at_ms.map(|at| at.saturating_add(u64::from(self.expiry_s) * 1000))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SubscriptionRow {
+    pub(crate) qos: Qos,
+    pub(crate) options: SubscriptionOptions,
+}
+
+/// A push without its message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PushRow {
+    pub(crate) app: AppId,
+    pub(crate) kind: PushKind,
+    pub(crate) accepted_at_ms: u64,
+    pub(crate) expires_at_ms: u64,
+    pub(crate) audience_len: u64,
+    pub(crate) withdrawn: Option<Withdrawn>,
+    pub(crate) settled_at_ms: Option<u64>,
+    pub(crate) idempotency: Option<String>,
+    pub(crate) audience: AudienceRow,
+}
+
+/// Why a push is no longer handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Withdrawn {
+    /// Its time to live is over.
+    Expired,
+    /// It was recalled.
+    Cancelled,
+}
+
+impl Withdrawn {
+    /// What becomes of a terminal that was not handed the push in time.
+    pub fn state(self) -> State {
+        match self {
+            Self::Expired => State::Expired,
+            Self::Cancelled => State::Cancelled,
+        }
+    }
+}
+
+/// Where the audience and its states are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum AudienceRow {
+    /// Here, ascending by number.
+    Small(Vec<SmallTarget>),
+    /// In bitmaps; here how many are in each state, by state code, pending included.
+    Broad(Vec<(u8, u64)>),
+}
+
+/// One terminal of a small audience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SmallTarget {
+    pub(crate) no: u32,
+    pub(crate) qos0: bool,
+    /// [`State::code`].
+    pub(crate) state: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IdempotencyRow {
+    pub(crate) push: PushId,
+    pub(crate) digest: u128,
+    pub(crate) audience: u64,
+}
+
+/// What the owed indexes say of a push, so that reading what is owed needs no other row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OwedValue {
+    pub(crate) topic: bool,
+    pub(crate) withdrawn: bool,
+    /// Small audiences only; broad ones have a set.
+    pub(crate) qos0: bool,
+    pub(crate) expires_at_ms: u64,
+}
+
+/// Subscribers of one filter in one block.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct FilterChunk {
+    /// All of them.
+    pub(crate) any: RoaringBitmap,
+    /// Those granted QoS 0.
+    pub(crate) qos0: RoaringBitmap,
+    /// Those with No Local.
+    pub(crate) no_local: RoaringBitmap,
+}
+
+impl FilterChunk {
+    pub(crate) fn encode(&mut self) -> Vec<u8> {
+        let mut bytes = vec![SET_VERSION];
+        for set in [&mut self.any, &mut self.qos0, &mut self.no_local] {
+            let set = set_body(set);
+            bytes.extend((set.len() as u32).to_be_bytes());
+            bytes.extend(set);
+        }
+        bytes
+    }
+
+    pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
+        Self::parse(bytes).ok_or_else(|| StoreError::damaged("filter", key))
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes.strip_prefix(&[SET_VERSION])?;
+        let mut next = || -> Option<RoaringBitmap> {
+            let (len, tail) = rest.split_first_chunk::<4>()?;
+            let (body, tail) = tail.split_at_checked(u32::from_be_bytes(*len) as usize)?;
+            rest = tail;
+            parse_body(body)
+        };
+        Some(Self { any: next()?, qos0: next()?, no_local: next()? })
+    }
+}
+
+/// First byte of a stored set.
+pub(crate) const SET_VERSION: u8 = 1;
+
+/// A set of terminal numbers to bytes. Equal sets give equal bytes: run containers, which depend on a set's
+/// history, are undone first.
+pub(crate) fn encode_set(set: &mut RoaringBitmap) -> Vec<u8> {
+    let mut bytes = vec![SET_VERSION];
+    bytes.extend(set_body(set));
+    bytes
+}
+
+/// A stored set.
+pub(crate) fn decode_set(key: &[u8], bytes: &[u8]) -> Result<RoaringBitmap, StoreError> {
+    parse_set(bytes).ok_or_else(|| StoreError::damaged("set", key))
+}
+
+/// `None` unless these are the bytes of a set.
+pub(crate) fn parse_set(bytes: &[u8]) -> Option<RoaringBitmap> {
+    parse_body(bytes.strip_prefix(&[SET_VERSION])?)
+}
+
+/// The empty set has no bytes. The checked reader: damaged bytes must not build a bitmap that panics later.
+fn parse_body(body: &[u8]) -> Option<RoaringBitmap> {
+    if body.is_empty() { Some(RoaringBitmap::new()) } else { RoaringBitmap::deserialize_from(body).ok() }
+}
+
+fn set_body(set: &mut RoaringBitmap) -> Vec<u8> {
+    if set.is_empty() {
+        return Vec::new();
+    }
+    set.remove_run_compression();
+    let mut bytes = Vec::with_capacity(set.serialized_size());
+    // Writing to a Vec cannot fail.
+    let _ = set.serialize_into(&mut bytes);
+    bytes
+}
+
+/// How the states of a broad push are keyed besides [`State::code`]: all of the audience.
+pub(crate) const KIND_AUDIENCE: u8 = 0;
+/// Those granted QoS 0 only.
+pub(crate) const KIND_QOS0: u8 = 0xff;
+/// Settled at accept.
+pub(crate) const OVER_QUOTA: State = State::Dropped(DropReason::OverQuota);

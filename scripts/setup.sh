@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Prepares a machine to build and try Carillon: system packages, and RocksDB compiled once for all later builds.
+# Safe to run again: when nothing is missing it says so and ends in well under a second.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache=${CARILLON_CACHE:-$HOME/.cache/carillon}
+quiet=${1:-}   # --quiet: no word when there is nothing to do
+
+say()  { printf '%s\n' "setup: $*"; }
+fail() { printf '%s\n' "setup: $*" >&2; exit 1; }
+
+# ---- system packages ---------------------------------------------------------------------------------------------
+
+# bindgen loads libclang when RocksDB's bindings are generated.
+have_libclang() {
+  [ -n "${LIBCLANG_PATH:-}" ] && return 0
+  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
+  compgen -G '/usr/lib*/libclang*.so*' >/dev/null
+}
+
+missing_packages() {
+  command -v g++           >/dev/null || echo g++
+  have_libclang                       || echo libclang-dev
+  command -v mosquitto_sub >/dev/null || echo mosquitto-clients
+  command -v curl          >/dev/null || echo curl
+  command -v jq            >/dev/null || echo jq
+}
+
+install_packages() {
+  local packages=("$@") as_root=()
+  command -v apt-get >/dev/null \
+    || fail "these are missing and there is no apt-get here to install them: ${packages[*]} (names as in Debian 12)"
+  if [ "$(id -u)" -ne 0 ]; then
+    sudo -n true 2>/dev/null || fail "these are missing: ${packages[*]}. Not root, and no sudo without password: please run
+         apt-get install ${packages[*]}"
+    as_root=(sudo -n)
+  fi
+  say "installing ${packages[*]}"
+  "${as_root[@]}" apt-get update -qq \
+    || fail "apt-get update failed: is there a network? Wanted: ${packages[*]}"
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null \
+    || fail "apt-get install failed for: ${packages[*]}"
+}
+
+# ---- RocksDB -----------------------------------------------------------------------------------------------------
+
+# The version of a package in Cargo.lock.
+locked() { awk -v name="\"$1\"" '$1 == "name" && $3 == name { getline; gsub(/"/, "", $3); print $3; exit }' Cargo.lock; }
+
+# A crate that depends on nothing but exactly our RocksDB: its build leaves the library.
+write_crate() {
+  local dir=$1
+  mkdir -p "$dir/src"
+  cat > "$dir/Cargo.toml" <<TOML
+[package]
+name = "rocksdb-library"
+version = "0.0.0"
+edition = "2021"
+
+[dependencies]
+librocksdb-sys = { version = "=$(locked librocksdb-sys)", default-features = false, features = ["lz4", "static", "bindgen-runtime"] }
+
+[workspace]
+TOML
+  : > "$dir/src/lib.rs"
+}
+
+# Says every 30 seconds how far the compilation of $1 (a build directory) has come, until killed.
+report_progress() {
+  local dir=$1 start=$SECONDS done_files=0 all=0
+  while sleep 30; do
+    done_files=$(find "$dir" -path '*librocksdb-sys-*/out/*' -name '*.o' 2>/dev/null | wc -l)
+    [ "$all" -gt 0 ] || all=$(find "${CARGO_HOME:-$HOME/.cargo}/registry/src" -path "*librocksdb-sys-$(locked librocksdb-sys)/rocksdb_lib_sources.txt" -exec cat {} + 2>/dev/null | grep -c '\.cc' || true)
+    say "RocksDB: $done_files of about $all files after $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s"
+  done
+}
+
+build_rocksdb() {
+  local dir=$1 work=$cache/build-rocksdb-$2 reporter library
+  say "compiling RocksDB $(locked librocksdb-sys | sed 's/.*+//'), once on this machine: about 17 minutes on two cores."
+  say "it is kept in $dir; every later build links it."
+  write_crate "$work"
+  report_progress "$work/target" 9>&- & reporter=$!
+  # shellcheck disable=SC2064 # the process id is wanted as it is now
+  trap "kill $reporter 2>/dev/null || true" EXIT
+  if ! env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC -u CARGO_TARGET_DIR \
+      cargo build --quiet --release --manifest-path "$work/Cargo.toml" --target-dir "$work/target"; then
+    fail "RocksDB did not compile (see above). Without network, the crates cannot be fetched: cargo needs it once."
+  fi
+  kill "$reporter" 2>/dev/null || true
+  trap - EXIT
+  library=$(find "$work/target/release/build" -path '*librocksdb-sys-*/out/librocksdb.a' -print -quit)
+  [ -n "$library" ] || fail "the build of librocksdb-sys left no librocksdb.a under $work/target"
+  keep_library "$library" "$dir"
+  rm -rf "$work"
+  say "RocksDB is ready in $dir"
+}
+
+# Copies under another name first: a half-written library is never taken for a whole one.
+keep_library() {
+  mkdir -p "$2"
+  cp "$1" "$2/.librocksdb.a.partial"
+  mv -f "$2/.librocksdb.a.partial" "$2/librocksdb.a"
+}
+
+ensure_rocksdb() {
+  local version dir
+  version=$(locked rocksdb)
+  [ -n "$version" ] || fail "Cargo.lock names no rocksdb: run this inside a checkout of Carillon"
+  dir=$cache/rocksdb-$version
+  [ -f "$dir/librocksdb.a" ] && return 0
+  mkdir -p "$cache"
+  # One build at a time; who waited finds it done.
+  exec 9>"$cache/rocksdb.lock"
+  flock -n 9 || { say "another setup is compiling RocksDB: waiting for it"; flock 9; }
+  [ -f "$dir/librocksdb.a" ] || build_rocksdb "$dir" "$version"
+  exec 9>&-
+}
+
+# ---- main --------------------------------------------------------------------------------------------------------
+
+[ "$(uname -s)" = Linux ] || fail "Carillon is built and tried on Linux only; this is $(uname -s)"
+command -v cargo >/dev/null || fail "no cargo: install a Rust toolchain (1.95 or newer) first, see https://rustup.rs"
+
+mapfile -t wanted < <(missing_packages)
+if [ "${#wanted[@]}" -gt 0 ]; then install_packages "${wanted[@]}"; fi
+mapfile -t wanted < <(missing_packages)
+[ "${#wanted[@]}" -eq 0 ] || fail "still missing after the installation: ${wanted[*]}"
+ensure_rocksdb
+[ "$quiet" = --quiet ] || say "everything is there (packages; RocksDB $(locked rocksdb) in $cache)"
