@@ -59,8 +59,11 @@ impl Server {
         health: Health,
         control: Option<C>,
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(config.api.address).await;
-        let listener = listener.with_context(|| config::explain_bind("api.address", config.api.address))?;
+        let address = config.api.address;
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener,
+            Err(error) => anyhow::bail!(config::explain_bind("api.address", address, &error)),
+        };
         let address = listener.local_addr()?;
         let tls = match mode {
             Mode::Cluster => Some(server_tls(config, certificates)?),
