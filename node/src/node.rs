@@ -215,7 +215,7 @@ async fn start_edge(
     let options = EdgeOptions {
         node: config.node_id(),
         addresses: advertised,
-        listeners: Listeners { mqtt: config.mqtt.address, tls },
+        listeners: Listeners { mqtt: config.mqtt.address.context("mqtt.address is empty")?, tls },
         control_seeds,
         shards: config.mqtt.shards,
         anonymous: config.mqtt.anonymous,

@@ -186,7 +186,7 @@ pub fn server_config(cert: &Path, key: &Path) -> Result<rustls::ServerConfig, Ce
     let chain = parse_chain(cert, &read(cert)?)?;
     let unusable = || CertsError::Pem { path: key.to_owned(), what: "private key for its certificate" };
     let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| unusable())?;
-    rustls::ServerConfig::builder_with_provider(super::quic::provider())
+    rustls::ServerConfig::builder_with_provider(super::provider())
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
         .map_err(|_| unusable())

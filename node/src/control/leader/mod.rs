@@ -39,24 +39,24 @@ use bind::BindQueue;
 
 /// One QUIC connection of an edge, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u64);
+pub(crate) struct LinkId(pub(crate) u64);
 
 /// Connects an applied command with what waited for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Token(u64);
+pub(crate) struct Token(u64);
 
 /// The time, twice: one that never jumps for waits, one that all nodes share for expiry.
 #[derive(Clone, Copy, Debug)]
-pub struct Now {
+pub(crate) struct Now {
     /// Milliseconds since some start, monotonic.
-    pub mono_ms: u64,
+    pub(crate) mono_ms: u64,
     /// Milliseconds since the epoch.
-    pub wall_ms: u64,
+    pub(crate) wall_ms: u64,
 }
 
 /// What the leader is told.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// A frame on an edge's control stream.
     Control(LinkId, EdgeControl),
     /// A frame on its session stream.
@@ -98,7 +98,7 @@ pub enum Event {
 
 /// What the API asks.
 #[derive(Debug)]
-pub enum Question {
+pub(crate) enum Question {
     /// Where is this terminal?
     Presence(AppId, TerminalId, oneshot::Sender<Option<NodeId>>),
     /// End its connection; was it online?
@@ -111,7 +111,7 @@ pub enum Question {
 
 /// What the leader wants done.
 #[derive(Debug)]
-pub enum Action {
+pub(crate) enum Action {
     /// Send on a control stream.
     Control(LinkId, LeaderControl),
     /// Send on a session stream.
@@ -131,11 +131,11 @@ pub enum Action {
 }
 
 /// How often [`Event::Tick`] comes.
-pub const TICK_MS: u64 = 200;
+pub(crate) const TICK_MS: u64 = 200;
 /// An edge may act for this long after it sent the last heartbeat that was answered.
-pub const LEASE_MS: u64 = 5_000;
+pub(crate) const LEASE_MS: u64 = 5_000;
 /// How often edges send heartbeats.
-pub const HEARTBEAT_MS: u64 = 1_000;
+pub(crate) const HEARTBEAT_MS: u64 = 1_000;
 /// Heartbeats are answered only if leadership was confirmed this recently: an isolated leader renews no lease.
 const CONFIRMED_WITHIN_MS: u64 = 1_500;
 /// An edge without a link is declared ended after its lease and this margin.
@@ -200,12 +200,11 @@ enum Chore {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Leader {
+pub(crate) struct Leader {
     me: NodeId,
     term: u64,
     tables: Tables,
     settings: Settings,
-    began_ms: u64,
     confirmed_ms: u64,
     binding_counter: u64,
     token_counter: u64,
@@ -228,24 +227,23 @@ pub struct Leader {
 
 /// What the config says of the leader's work.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Milliseconds a PUBLISH without Message Expiry Interval stays deliverable.
-    pub ttl_default_ms: u64,
+    pub(crate) ttl_default_ms: u64,
     /// The longest.
-    pub ttl_max_ms: u64,
+    pub(crate) ttl_max_ms: u64,
     /// Milliseconds settled pushes are kept.
-    pub retention_ms: u64,
+    pub(crate) retention_ms: u64,
 }
 
 impl Leader {
     /// A leader of `term` on node `me`, whose tables hold everything committed before.
-    pub fn new(me: NodeId, term: u64, tables: Tables, settings: Settings, now: Now) -> Self {
+    pub(crate) fn new(me: NodeId, term: u64, tables: Tables, settings: Settings, now: Now) -> Self {
         let dispatched = tables.applied().last_push;
         let mut leader = Self {
             me,
             term,
             settings,
-            began_ms: now.mono_ms,
             confirmed_ms: now.mono_ms,
             binding_counter: 0,
             token_counter: 0,
@@ -268,7 +266,7 @@ impl Leader {
     }
 
     /// Takes in one event; what to do about it is then in [`Leader::take_actions`].
-    pub fn handle(&mut self, now: Now, event: Event) {
+    pub(crate) fn handle(&mut self, now: Now, event: Event) {
         match event {
             Event::Control(link, frame) => self.handle_control(now, link, frame),
             Event::Session(link, request) => self.handle_session(now, link, request),
@@ -291,12 +289,12 @@ impl Leader {
     }
 
     /// The disk is nearly full, or no longer: asked for with every tick.
-    pub fn set_disk_full(&mut self, full: bool) {
+    pub(crate) fn set_disk_full(&mut self, full: bool) {
         self.disk_full = full;
     }
 
     /// What is to be done, in order. Call after every event.
-    pub fn take_actions(&mut self) -> Vec<Action> {
+    pub(crate) fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
 
