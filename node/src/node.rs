@@ -5,10 +5,9 @@
 //!  stop:   not ready ► edge drains ► API ► leadership handed over, storage closed ► QUIC
 //! ```
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use cluster_proto::link::NodeAddresses;
 use raft_store::{ControlGroup, Leadership, Options};
 use tokio::{
     net::TcpListener,
@@ -22,13 +21,13 @@ use crate::{
     auth::Keyring,
     config::{self, Config, DevOptions},
     control::{ControlHandle, actor::Actor, leader::Settings, link_server},
-    edge::{self, EdgeHandle, EdgeOptions},
+    edge::{self, EdgeHandle, EdgeOptions, Limits, Listeners},
     raft::{QuicTransport, RaftServer},
     telemetry::{self, Condition, Health, http::Pages},
     transport::{
         Certificates, Endpoint, Roles,
-        certs::CertificatePaths,
-        quic::{Alpn, Connection},
+        certs::{self, CertificatePaths},
+        quic::Alpn,
     },
 };
 
@@ -87,20 +86,20 @@ impl Node {
             Pages { health: health.clone(), metrics },
         ))];
         let alpns: &[Alpn] = if roles.control { &[Alpn::Raft, Alpn::Link] } else { &[] };
-        let endpoint = Endpoint::bind(config.link.address, &certificates, alpns)
-            .with_context(|| config::explain_bind("link.address", config.link.address))?;
-        let keyring = Arc::new(Keyring::default());
+        let endpoint = Endpoint::bind(config.link.address, &certificates, alpns)?;
+        let api_keyring = Keyring::default();
         let control = match roles.control {
-            true => Some(Control::start(&config, &endpoint, &mut background).await?),
+            true => Some(Control::start(&config, &endpoint, api_keyring.clone(), &mut background).await?),
             false => None,
         };
         let handle = control.as_ref().map(|control| control.handle.clone());
         if let Some(handle) = &handle {
             background.push(tokio::spawn(watch_leader(handle.group().leadership(), health.clone())));
         }
-        let api = api::Server::start(&config, &certificates, mode, handle).await?;
+        let api =
+            api::Server::start(&config, &certificates, mode, api_keyring, health.clone(), handle).await?;
         let edge = match roles.edge {
-            true => Some(start_edge(&config, &certificates, &endpoint, keyring, &health, &mut background).await?),
+            true => Some(start_edge(&config, &certificates, &endpoint, &health, &mut background).await?),
             false => None,
         };
         health.met(Condition::Serving);
@@ -111,10 +110,8 @@ impl Node {
     async fn found_alone(&self) -> anyhow::Result<()> {
         let Some(control) = &self.control else { return Ok(()) };
         let token_file = self.config.node.data_dir.join(config::ADMIN_TOKEN_FILE);
-        let nodes = vec![(self.config.node_id(), self.config.advertised())];
-        if let Some(token) = api::found(&control.handle, nodes).await? {
-            crate::cli::write_secret(&token_file, &token)?;
-        }
+        let token = api::found_alone(&control.handle, self.config.advertised()).await?;
+        crate::cli::write_secret(&token_file, &token)?;
         Ok(())
     }
 
@@ -167,6 +164,7 @@ impl Control {
     async fn start(
         config: &Config,
         endpoint: &Endpoint,
+        keyring: Keyring,
         background: &mut Vec<JoinHandle<()>>,
     ) -> anyhow::Result<Self> {
         let options = group_options(config);
@@ -177,26 +175,24 @@ impl Control {
             ttl_max_ms: millis(config.push.ttl_max),
             retention_ms: millis(config.push.retention),
         };
-        let (actor, links) = Actor::new(config.node_id(), group.clone(), effects, settings);
+        let (actor, links) = Actor::new(config.node_id(), group.clone(), effects, settings, keyring);
         let handle = ControlHandle::new(group, links);
-        background.push(tokio::spawn(accept_connections(endpoint.clone(), handle.clone())));
+        let raft = RaftServer::new(Arc::new(handle.group().clone()));
+        background.push(tokio::spawn(accept_connections(endpoint.clone(), raft, handle.clone())));
         Ok(Self { handle, actor: tokio::spawn(actor.run()) })
     }
 }
 
 /// Every QUIC connection of another node, by what it wants to speak. Ends with the endpoint.
-async fn accept_connections(endpoint: Endpoint, handle: ControlHandle) {
-    // One for all connections: it remembers who was a member.
-    let raft = RaftServer::new(Arc::new(handle.group().clone()));
+async fn accept_connections(endpoint: Endpoint, raft: RaftServer, handle: ControlHandle) {
     while let Some(connection) = endpoint.accept().await {
-        tokio::spawn(serve_connection(connection, raft.clone(), handle.clone()));
-    }
-}
-
-async fn serve_connection(connection: Connection, raft: RaftServer, handle: ControlHandle) {
-    match connection.alpn {
-        Alpn::Raft => raft.serve(connection).await,
-        Alpn::Link => link_server::serve(handle, connection).await,
+        let (raft, handle) = (raft.clone(), handle.clone());
+        tokio::spawn(async move {
+            match connection.alpn {
+                Alpn::Raft => raft.serve(connection).await,
+                Alpn::Link => link_server::serve(handle, connection).await,
+            }
+        });
     }
 }
 
@@ -204,14 +200,39 @@ async fn start_edge(
     config: &Config,
     certificates: &Certificates,
     endpoint: &Endpoint,
-    keyring: Arc<Keyring>,
     health: &Health,
     background: &mut Vec<JoinHandle<()>>,
 ) -> anyhow::Result<EdgeHandle> {
-    let options = EdgeOptions::from_config(config, certificates)?;
-    let edge = edge::start(options, endpoint.clone(), keyring).await?;
+    let tls = match config.mqtt.tls_address {
+        Some(address) => Some((address, Arc::new(mqtt_tls(config, certificates)?))),
+        None => None,
+    };
+    let advertised = config.advertised();
+    let mut control_seeds = config.cluster.seeds.clone();
+    if config.node.roles.control {
+        control_seeds.insert(0, advertised.link.clone());
+    }
+    let options = EdgeOptions {
+        node: config.node_id(),
+        addresses: advertised,
+        listeners: Listeners { mqtt: config.mqtt.address, tls },
+        control_seeds,
+        shards: config.mqtt.shards,
+        anonymous: config.mqtt.anonymous,
+        limits: Limits { connections_max: config.mqtt.connections_max, ..Limits::default() },
+    };
+    // The edge's keys come over the link, with or without a control role beside it.
+    let edge = edge::start(options, endpoint.clone(), Arc::new(Keyring::default())).await?;
     background.push(tokio::spawn(watch_edge(edge.ready(), health.clone())));
     Ok(edge)
+}
+
+/// What terminals see on the TLS listener: their own certificate, or else the node's.
+fn mqtt_tls(config: &Config, certificates: &Certificates) -> anyhow::Result<rustls::ServerConfig> {
+    match (&config.mqtt.tls_cert, &config.mqtt.tls_key) {
+        (Some(cert), Some(key)) => Ok(certs::server_config(cert, key)?),
+        _ => Ok(certificates.server_config()?),
+    }
 }
 
 async fn watch_leader(mut leadership: watch::Receiver<Leadership>, health: Health) {
@@ -279,7 +300,7 @@ fn check_identity(config: &Config, certificates: &Certificates, roles: Roles) ->
 fn group_options(config: &Config) -> Options {
     Options {
         node: config.node_id(),
-        addresses: NodeAddresses::clone(&config.advertised()),
+        addresses: config.advertised(),
         data_dir: config.node.data_dir.clone(),
         heartbeat: config.raft.heartbeat,
         election_timeout: (config.raft.election_timeout_min, config.raft.election_timeout_max),
@@ -292,9 +313,8 @@ fn group_options(config: &Config) -> Options {
 }
 
 /// A TCP listener, or what to do about it.
-pub(crate) async fn listen_tcp(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    let listener: io::Result<TcpListener> = TcpListener::bind(address).await;
-    listener.with_context(|| config::explain_bind(key, address))
+async fn listen_tcp(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| config::explain_bind(key, address))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -1,5 +1,7 @@
 //! The codec against the specification's bytes, against itself, and against arbitrary bytes.
 
+#![allow(clippy::unwrap_used, reason = "test code: a panic is a failed test")]
+
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -244,6 +246,12 @@ fn disconnect_announces_the_length_it_has_and_is_for_version_5_only() {
     let disconnect = Disconnect { reason: Reason::SESSION_TAKEN_OVER, ..Disconnect::default() };
     let packet = Packet::Disconnect(Box::new(disconnect));
     assert_eq!(encoded(&packet, V5), b"\xE0\x02\x8E\0");
+    let moved = Disconnect {
+        server_reference: Some("b:1".to_owned()),
+        reason: Reason(0x9C),
+        ..Disconnect::default()
+    };
+    assert_eq!(encoded(&Packet::Disconnect(Box::new(moved)), V5), b"\xE0\x08\x9C\x06\x1C\0\x03b:1");
     let mut buffer = BytesMut::new();
     encode(&packet, V311, &mut buffer);
     assert!(buffer.is_empty());
@@ -345,7 +353,7 @@ proptest! {
         let v5 = version == V5;
         let expected = Publish {
             dup, qos, retain: false, topic: message.topic.clone(), packet_id, payload: message.payload.clone(),
-            properties: if v5 { message.properties.clone() } else { MessageProperties::default() },
+            properties: if v5 { message.properties } else { MessageProperties::default() },
             expiry_s: expiry_s.filter(|_| v5),
             topic_alias: None,
             subscription_ids,

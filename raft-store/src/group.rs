@@ -38,6 +38,7 @@ use crate::{
     snapshot::SnapshotStore,
     state_machine::{ApplyProgress, ApplyThread, RaftTables},
     tables::{self, Position, StateMachine, Tables, TablesOptions},
+    telemetry,
     transport::{SnapshotStream, Transport},
     type_config::TypeConfig,
 };
@@ -129,6 +130,7 @@ impl ControlGroup {
         options: Options,
         transport: Arc<dyn Transport>,
     ) -> Result<(Self, mpsc::Receiver<Effect>), OpenError> {
+        telemetry::describe();
         let (effects, effect_receiver) = mpsc::channel(EFFECTS_MAX);
         let opening = options.clone();
         let opened = tokio::task::spawn_blocking(move || Storage::open(&opening, effects)).await;
@@ -382,6 +384,8 @@ impl Running {
             disk_full: disk_full.clone(),
             log_keep: options.log_keep,
             snapshot_every: options.snapshot_every,
+            leadership: leadership.clone(),
+            positions: positions.clone(),
             failed: fail,
         };
         runtime.spawn(leadership::follow(raft.clone(), changes, moves));

@@ -9,13 +9,21 @@ use std::{
     time::Duration,
 };
 
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{async_runtime::watch::WatchReceiver, errors::Fatal};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use crate::{disk, group::Raft, log_store::LogStore, state_machine::ApplyProgress, tables::Tables};
+use crate::{
+    disk,
+    group::Raft,
+    leadership::{Leadership, Positions},
+    log_store::LogStore,
+    state_machine::ApplyProgress,
+    tables::Tables,
+    telemetry,
+};
 
 const EVERY: Duration = Duration::from_millis(250);
 /// Apply busy with one job, or not following what is committed, for so long: the process is of no use.
@@ -41,6 +49,8 @@ pub(crate) struct Housekeeping {
     pub(crate) disk_full: Arc<AtomicBool>,
     pub(crate) log_keep: u64,
     pub(crate) snapshot_every: u64,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) positions: watch::Receiver<Positions>,
     pub(crate) failed: watch::Sender<Option<String>>,
 }
 
@@ -66,12 +76,17 @@ impl Housekeeping {
         loop {
             tick.tick().await;
             let metrics = self.raft.metrics().borrow_watched().clone();
-            if let Err(error) = &metrics.running_state {
-                return self.fail(format!("raft stopped: {error}"));
+            match &metrics.running_state {
+                Ok(()) => {}
+                // Asked to.
+                Err(Fatal::Stopped) => return,
+                Err(error) => return self.fail(format!("raft stopped: {error}")),
             }
             if let Some(error) = self.tables.failure() {
                 return self.fail(format!("reading the tables failed: {error}"));
             }
+            telemetry::leadership(*self.leadership.borrow());
+            telemetry::positions(*self.positions.borrow());
             self.look_at_disk();
             let applied = metrics.last_applied.map(|at| at.index);
             if applied != seen.applied || applied >= metrics.local_committed.map(|at| at.index) {
@@ -94,7 +109,10 @@ impl Housekeeping {
 
     fn look_at_disk(&self) {
         let full = match disk::free_bytes(&self.data_dir) {
-            Ok(free) => free < self.disk_reserve_bytes,
+            Ok(free) => {
+                telemetry::disk_free(free);
+                free < self.disk_reserve_bytes
+            }
             // Better to go on than to refuse for a reason that is not known.
             Err(_) => false,
         };

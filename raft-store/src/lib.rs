@@ -19,6 +19,7 @@ pub mod open;
 pub mod proposer;
 pub mod reads;
 pub mod tables;
+pub mod telemetry;
 pub mod transport;
 
 mod disk;

@@ -3,8 +3,8 @@
 use std::{io, path::Path};
 
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, IteratorMode, Options, ReadOptions,
-    WriteBatch, WriteOptions,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, IteratorMode, Options,
+    ReadOptions, WriteBatch, WriteOptions,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -188,6 +188,9 @@ fn db_options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
+    // The write that a power loss cut off was never reported, and may be missing. Damage before it may not: by
+    // default RocksDB would drop all that follows, and this member would silently forget what it promised.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     // Entries are written once, read rarely and deleted in order: one background thread keeps up, and leaves the
     // cores to Raft.
     options.set_max_background_jobs(2);

@@ -7,6 +7,7 @@ use std::{
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use openraft::storage::IOFlushed;
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     log_db::{LogBatch, LogDb},
+    telemetry,
     type_config::{Entry, LogId, TypeConfig, Vote},
 };
 
@@ -140,7 +142,10 @@ impl Thread {
         if let Some(committed) = committed {
             batch.committed(&committed)?;
         }
-        batch.commit().map_err(io::Error::other)
+        let begin = Instant::now();
+        batch.commit().map_err(io::Error::other)?;
+        telemetry::log_written(begin.elapsed());
+        Ok(())
     }
 
     fn finish(&self, ops: Vec<Op>, result: io::Result<()>) {

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    Applied, Command,
+    Applied, Command, telemetry,
     type_config::{EncodedCommand, Proposal},
 };
 
@@ -238,6 +238,7 @@ impl<L: Log> Task<L> {
         self.last_ms = self.log.now_ms().max(self.last_ms);
         let commands: Vec<_> =
             batch.requests.iter().flat_map(|request| request.commands.iter()).cloned().collect();
+        telemetry::proposed(commands.len());
         let outcome = self.log.submit(Proposal::join(self.last_ms, &commands)).await;
         self.in_flight.push_back(InFlight { batch, outcome });
     }

@@ -1,6 +1,7 @@
 //! Random commands against a model made of plain maps: after every slice both must answer the same.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and prints its seed")]
 
-mod model_support;
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ use raft_store::{
     tables::{self, Tables, TablesOptions, Withdrawn},
 };
 use rand::Rng as _;
-use model_support::{Generator, TOPICS};
+use world::Generator;
 
 const QUOTA: usize = 6;
 
@@ -540,7 +541,7 @@ impl Model {
             "{} pushes, {} broad, {} purged, states {:?}",
             self.last_push, self.broad, self.purged, self.seen
         );
-        assert!(self.broad > 10 && self.purged > 20 && self.seen.len() >= 8 && !TOPICS.is_empty());
+        assert!(self.broad > 10 && self.purged > 20 && self.seen.len() >= 8);
     }
 }
 

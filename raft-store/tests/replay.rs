@@ -1,14 +1,15 @@
 //! The same log gives the same tables, however it is sliced, cached, flushed, interrupted or started from a
 //! checkpoint (I8).
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and prints its seed")]
 
-mod model_support;
+mod world;
 
 use std::path::Path;
 
 use cluster_proto::AppId;
 use raft_store::tables::{self, EntryPosition, StateMachine, Tables, TablesOptions};
-use model_support::{Entry, Generator, id};
 use tempfile::TempDir;
+use world::{Entry, Generator};
 
 const ENTRIES: usize = 220;
 
@@ -168,11 +169,6 @@ fn a_directory_in_use_is_refused_by_name() {
     let _held = open(directory.path(), 0);
     let error = tables::open(directory.path(), options(0)).unwrap_err();
     assert!(matches!(error, tables::OpenError::InUse(_)), "{error}");
-}
-
-#[test]
-fn terminal_ids_of_the_world_are_valid() {
-    assert_eq!(id(7).as_str(), "t007");
 }
 
 fn directories(path: &Path) -> Vec<String> {

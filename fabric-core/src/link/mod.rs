@@ -5,12 +5,23 @@
 //! - [`lane`], [`outbox`], [`requests`]: what is kept until it is answered.
 //! - [`lease`]: how long the edge may act without hearing from the leader.
 //! - [`backoff`]: delays between attempts.
+//!
+//! The leader's memory:
+//! - [`presence`]: which terminal is on which edge.
+//! - [`handed`]: what is in flight.
+//! - [`edge_filters`]: which edges have subscribers for a topic.
 
 pub mod backoff;
 pub mod edge;
+pub mod edge_filters;
+pub mod handed;
 pub mod lane;
 pub mod lease;
 pub mod outbox;
+pub mod presence;
 pub mod requests;
 
 pub use edge::{EdgeLink, EdgeLinkOptions, EdgeOutput, EdgeState, SessionAnswer};
+pub use edge_filters::EdgeFilters;
+pub use handed::Handed;
+pub use presence::{Binding, Presence, Who};

@@ -1,5 +1,7 @@
 //! Scripted conversations with the session machine. They read like the specification: what is sent, what comes back.
 
+#![allow(clippy::unwrap_used, reason = "test code: a panic is a failed test")]
+
 mod random;
 mod support;
 
@@ -399,7 +401,7 @@ fn what_is_not_supported_in_publish_closes_with_its_reason() {
         (Publish { topic_alias: Some(1), ..base.clone() }, Reason::TOPIC_ALIAS_INVALID),
         (Publish { topic: String::new(), ..base.clone() }, Reason::PROTOCOL_ERROR),
         (Publish { topic: "a/+".to_owned(), ..base.clone() }, Reason::TOPIC_NAME_INVALID),
-        (Publish { subscription_ids: vec![1], ..base.clone() }, Reason::PROTOCOL_ERROR),
+        (Publish { subscription_ids: vec![1], ..base }, Reason::PROTOCOL_ERROR),
     ] {
         let out = Terminal::live(V5).send(Packet::Publish(Box::new(publish.clone())));
         assert_eq!(disconnected(&out), (Some(reason), CloseCause::Peer(reason)), "{publish:?}");

@@ -126,12 +126,11 @@ impl Actor {
                 }
                 Some(effect) = self.effects.recv() => self.effect(effect),
                 Some(question) = self.questions.recv() => self.handle(Event::Ask(question)),
-                Some(answers) = next_answers(&mut self.leading) => self.answered(answers),
-                Some(confirmed) = next_confirmation(&mut self.leading) => {
-                    if let Some(at_ms) = confirmed {
-                        self.handle(Event::Confirmed(at_ms));
-                    }
-                }
+                completed = next_completed(&mut self.leading) => match completed {
+                    Completed::Proposals(answers) => self.answered(answers),
+                    Completed::Confirmation(Some(at_ms)) => self.handle(Event::Confirmed(at_ms)),
+                    Completed::Confirmation(None) => {}
+                },
                 _ = tick.tick() => {
                     // A snapshot may have brought keys without a hint.
                     self.follow_keys();
@@ -330,16 +329,17 @@ impl Leading {
     }
 }
 
-async fn next_answers(leading: &mut Option<Leading>) -> Option<Answers> {
-    match leading {
-        Some(leading) if !leading.proposals.is_empty() => leading.proposals.next().await,
-        _ => std::future::pending().await,
-    }
+/// Something the leader waits for.
+enum Completed {
+    Proposals(Answers),
+    Confirmation(Option<u64>),
 }
 
-async fn next_confirmation(leading: &mut Option<Leading>) -> Option<Option<u64>> {
-    match leading {
-        Some(leading) if !leading.confirmations.is_empty() => leading.confirmations.next().await,
-        _ => std::future::pending().await,
+async fn next_completed(leading: &mut Option<Leading>) -> Completed {
+    let Some(leading) = leading else { return std::future::pending().await };
+    tokio::select! {
+        Some(answers) = leading.proposals.next() => Completed::Proposals(answers),
+        Some(confirmed) = leading.confirmations.next() => Completed::Confirmation(confirmed),
+        else => std::future::pending().await,
     }
 }

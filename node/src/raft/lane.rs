@@ -7,10 +7,7 @@ use cluster_proto::raft_rpc::{RaftAnswer, RaftFrame, RaftRequest};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
-use crate::transport::{
-    frames::{FrameError, FrameReceiver, FrameSender},
-    quic::close,
-};
+use crate::transport::frames::{FrameError, FrameReceiver, FrameSender};
 
 /// Calls waiting to be written. When full, callers wait, no longer than their own timeout.
 pub(super) const QUEUE_MAX: usize = 64;
@@ -37,7 +34,7 @@ pub(super) async fn run(
     let lane = Lane { sender, waiting: HashMap::new(), last_id: 0 };
     if let Err(reason) = lane.serve(receiver, queue).await {
         debug!(%reason, "Raft stream ended");
-        connection.close(close::DONE, b"a Raft stream ended");
+        connection.close(reason.close_code(), b"a Raft stream ended");
     }
 }
 

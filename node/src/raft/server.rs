@@ -108,7 +108,7 @@ impl RaftServer {
         info!(%peer, "Raft connection accepted");
         let reason = self.serve_streams(&connection).await;
         debug!(%peer, %reason, "Raft connection ended");
-        connection.quic.close(close::DONE, b"");
+        connection.quic.close(reason.close_code(), b"");
     }
 
     /// A task per stream: an append being decoded must not hold up a vote.
@@ -119,7 +119,8 @@ impl RaftServer {
         loop {
             match frames::accept_bi::<RaftStream>(&connection.quic).await {
                 Ok(stream) => {
-                    streams.spawn(Arc::clone(&self.0).serve_stream(from, stream, Arc::clone(&snapshots)))
+                    let (inner, quic) = (Arc::clone(&self.0), connection.quic.clone());
+                    streams.spawn(inner.serve_stream(from, quic, stream, Arc::clone(&snapshots)))
                 }
                 Err(reason @ (FrameError::Connection(_) | FrameError::Codec(_))) => return reason,
                 // Given up before its header arrived.
@@ -138,6 +139,7 @@ impl Inner {
     async fn serve_stream(
         self: Arc<Self>,
         from: NodeId,
+        quic: quinn::Connection,
         stream: Accepted<RaftStream>,
         snapshots: Arc<Semaphore>,
     ) {
@@ -145,8 +147,10 @@ impl Inner {
             RaftStream::Calls => self.serve_calls(from, stream).await,
             RaftStream::Snapshot => self.serve_snapshot(from, stream, &snapshots).await,
         };
-        if let Err(reason) = served {
-            debug!(node = %from, %reason, "Raft stream ended");
+        let Err(reason) = served else { return };
+        debug!(node = %from, %reason, "Raft stream ended");
+        if matches!(reason, FrameError::Codec(_)) {
+            quic.close(reason.close_code(), b"unreadable frame");
         }
     }
 

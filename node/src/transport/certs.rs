@@ -175,10 +175,21 @@ impl Certificates {
 
     /// For TLS over TCP (MQTT): serves this certificate and asks clients for none.
     pub fn server_config(&self) -> Result<rustls::ServerConfig, rustls::Error> {
-        let builder = rustls::ServerConfig::builder_with_provider(super::quic::provider())
+        let builder = rustls::ServerConfig::builder_with_provider(super::setup::provider())
             .with_safe_default_protocol_versions()?;
         builder.with_no_client_auth().with_single_cert(self.chain.clone(), self.key.clone_key())
     }
+}
+
+/// For TLS over TCP with a certificate that is no node's: one that terminals trust already.
+pub fn server_config(cert: &Path, key: &Path) -> Result<rustls::ServerConfig, CertsError> {
+    let chain = parse_chain(cert, &read(cert)?)?;
+    let unusable = || CertsError::Pem { path: key.to_owned(), what: "private key for its certificate" };
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| unusable())?;
+    rustls::ServerConfig::builder_with_provider(super::quic::provider())
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
+        .map_err(|_| unusable())
 }
 
 impl fmt::Debug for Certificates {

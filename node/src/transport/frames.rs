@@ -14,6 +14,8 @@ use cluster_proto::{
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::quic::close;
+
 /// Encoded bytes a sender holds before `feed` waits for QUIC to take them. A frame is never split over it, so the
 /// most it holds is this and one frame. Eight segmentation-offload batches of 16 KiB are plenty to keep QUIC busy.
 const BUFFER_LEN_MAX: usize = 128 * 1024;
@@ -43,6 +45,16 @@ pub enum FrameError {
     /// Bytes that are no frame, or a frame too long to send.
     #[error(transparent)]
     Codec(#[from] CodecError),
+}
+
+impl FrameError {
+    /// What the connection is closed with, where a stream's failure is the connection's end.
+    pub fn close_code(&self) -> VarInt {
+        match self {
+            Self::Codec(_) | Self::Truncated(_) | Self::NoHeader => close::PROTOCOL,
+            Self::Connection(_) | Self::Stopped(_) | Self::Closed => close::DONE,
+        }
+    }
 }
 
 /// The sending half of a stream of `T`.

@@ -11,6 +11,7 @@ pub mod certs;
 pub mod frames;
 pub mod identity;
 pub mod quic;
+mod setup;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -19,3 +20,4 @@ pub use certs::Certificates;
 pub use frames::{FrameError, FrameReceiver, FrameSender};
 pub use identity::{Identity, Roles};
 pub use quic::{ConnectError, Connection, Endpoint};
+pub use setup::provider;

@@ -20,6 +20,7 @@ use crate::{
     Applied, Effect,
     snapshot::{SnapshotDir, SnapshotStore, Stored},
     tables::{EntryPosition, Flusher, StateMachine},
+    telemetry,
     type_config::{LogId, Proposal, SnapshotMeta, StoredMembership, log_id},
 };
 
@@ -53,8 +54,6 @@ pub(crate) struct ApplyProgress {
     pub(crate) durable: Arc<AtomicU64>,
     /// Since when it has been busy with one job.
     busy_since: Arc<Mutex<Option<Instant>>>,
-    /// Hints that did not fit into the effect queue.
-    pub(crate) effects_dropped: Arc<AtomicU64>,
 }
 
 impl ApplyProgress {
@@ -186,8 +185,10 @@ impl Thread {
         }
         let membership = membership.or_else(|| (founding > 0).then(StoredMembership::default));
         let membership = membership.map(|m| postcard::to_stdvec(&m)).transpose().map_err(io::Error::other)?;
+        let begin = Instant::now();
         let mut answers =
             self.machine.apply(batches, membership, &mut self.hints).map_err(io::Error::other)?;
+        telemetry::applied(begin.elapsed());
         answers.splice(0..0, (0..founding).map(|_| Vec::new()));
         self.pass_on_hints();
         self.progress.set_durable(self.machine.durable_position());
@@ -199,7 +200,7 @@ impl Thread {
     fn pass_on_hints(&mut self) {
         for hint in self.hints.drain(..) {
             if self.effects.try_send(hint).is_err() {
-                self.progress.effects_dropped.fetch_add(1, Ordering::Relaxed);
+                telemetry::effect_dropped();
             }
         }
     }

@@ -61,7 +61,8 @@ impl Db {
         let families = Family::ALL
             .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
         let rocks = DB::open_cf_descriptors(&db_options(), directory, families).map_err(|error| {
-            if error.as_ref().contains("lock") {
+            // RocksDB tells it in words only; they name its lock file.
+            if error.as_ref().contains("/LOCK") {
                 OpenError::InUse(directory.to_path_buf())
             } else {
                 OpenError::Store(error.into())
@@ -107,16 +108,29 @@ impl Db {
         Ok(Checkpoint::new(&self.rocks)?.create_checkpoint(directory)?)
     }
 
+    /// The database as it is now, whatever is written later.
+    pub(super) fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot { db: self, rocks: self.rocks.snapshot() }
+    }
+}
+
+/// See [`Db::snapshot`].
+pub(super) struct Snapshot<'a> {
+    db: &'a Db,
+    rocks: rocksdb::Snapshot<'a>,
+}
+
+impl Snapshot<'_> {
     /// Every key and value in order, one family after the other.
     pub(super) fn for_each(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
         for family in Family::ALL {
-            let mut iterator = self.rocks.raw_iterator_cf(self.family(family)?);
-            iterator.seek_to_first();
-            while let Some((key, value)) = iterator.item() {
+            let mut rows = self.rocks.raw_iterator_cf(self.db.family(family)?);
+            rows.seek_to_first();
+            while let Some((key, value)) = rows.item() {
                 visit(key, value);
-                iterator.next();
+                rows.next();
             }
-            iterator.status()?;
+            rows.status()?;
         }
         Ok(())
     }

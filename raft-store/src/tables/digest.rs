@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    db::Db,
+    db::Snapshot,
     error::StoreError,
     keys::{self, Family},
     value,
@@ -11,10 +11,10 @@ use super::{
 
 /// Hashes every key and value in order. Sets are hashed by their members: their bytes may depend on the order in
 /// which the database merged them. The membership is left out: it belongs to Raft.
-pub(super) fn scan(db: &Db) -> Result<u128, StoreError> {
+pub(super) fn scan(tables: &Snapshot<'_>) -> Result<u128, StoreError> {
     let mut hash = Xxh3::new();
     let mut damaged = None;
-    db.for_each(|key, bytes| {
+    tables.for_each(|key, bytes| {
         if key == keys::membership() {
             return;
         }

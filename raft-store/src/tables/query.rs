@@ -13,7 +13,7 @@ use cluster_proto::{
 
 use super::{
     LANES, Tables, View,
-    db::{Read as _, read},
+    db::{Read as _, Snapshot, read},
     digest,
     error::StoreError,
     keys, lock, owed,
@@ -251,7 +251,28 @@ impl Tables {
     /// A hash of everything in the tables, independent of how the database has laid it out: for tests, and to
     /// compare replicas at one position. Reads everything.
     pub fn scan_digest(&self) -> Result<u128, StoreError> {
-        digest::scan(&self.shared.read().db)
+        self.scan_all(digest::scan)
+    }
+
+    /// How many rows there are. Reads everything.
+    pub fn row_count(&self) -> Result<usize, StoreError> {
+        self.scan_all(|snapshot| {
+            let mut count = 0;
+            snapshot.for_each(|_, _| count += 1)?;
+            Ok(count)
+        })
+    }
+
+    fn scan_all<T>(
+        &self,
+        scan: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let view = self.shared.read();
+        let db = view.db.clone();
+        let snapshot = db.snapshot();
+        // Commits need not wait for the scan.
+        drop(view);
+        scan(&snapshot)
     }
 
     fn signing_keys(&self) -> Vec<SigningKey> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cluster_proto::{AppId, Message, TerminalId, TerminalNo};
 use roaring::RoaringBitmap;
 
-use super::{db::Read as _, error::StoreError, keys, numbers, txn::Txn, value};
+use super::{db::Read as _, error::StoreError, keys, numbers, subscriptions, txn::Txn, value};
 use crate::{Refusal, command::Audience};
 
 /// How many unknown terminals a refusal names.
@@ -42,7 +42,7 @@ impl Resolved {
 
 /// Freezes the audience.
 pub(crate) fn audience(
-    txn: &Txn<'_>,
+    txn: &mut Txn<'_>,
     audience: &Audience,
     message: &Message,
 ) -> Result<Result<Resolved, Refusal>, StoreError> {
@@ -76,22 +76,20 @@ fn registered(txn: &Txn<'_>, app: AppId) -> Result<Resolved, StoreError> {
     Ok(resolved)
 }
 
-fn subscribed(txn: &Txn<'_>, message: &Message) -> Result<Resolved, StoreError> {
+fn subscribed(txn: &mut Txn<'_>, message: &Message) -> Result<Resolved, StoreError> {
     let mut resolved = Resolved::default();
     // Granted more than QoS 0 by some filter: what is left of the audience is granted QoS 0 by all.
     let mut granted = RoaringBitmap::new();
     let wildcards = txn.memory.wildcards.matching(message.app, &message.topic);
     for filter in wildcards.iter().map(AsRef::as_ref).chain([message.topic.as_str()]) {
-        txn.scan_prefix(&keys::filter_blocks(message.app, filter), &mut |key, bytes| {
-            let block = keys::block_of(key).ok_or_else(|| StoreError::damaged("filter", key))?;
-            let mut chunk = value::FilterChunk::decode(key, bytes)?;
+        for (block, chunk) in subscriptions::subscribers(txn, message.app, filter)?.iter() {
+            let mut any = chunk.any.clone();
             if let Some(publisher) = message.publisher.filter(|no| chunk.no_local.contains(no.0)) {
-                chunk.any.remove(publisher.0);
+                any.remove(publisher.0);
             }
-            granted |= &chunk.any - &chunk.qos0;
-            resolved.blocks.entry(block).or_default().any |= chunk.any;
-            Ok(true)
-        })?;
+            granted |= &any - &chunk.qos0;
+            resolved.blocks.entry(*block).or_default().any |= any;
+        }
     }
     resolved.blocks.retain(|_, part| !part.any.is_empty());
     for part in resolved.blocks.values_mut() {

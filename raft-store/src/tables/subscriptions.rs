@@ -7,8 +7,9 @@ use super::{
     db::Read,
     error::StoreError,
     keys,
+    memory::Subscribers,
     txn::Txn,
-    value::{Stored as _, SubscriptionRow},
+    value::{FilterChunk, Stored as _, SubscriptionRow},
 };
 
 /// Whether the index takes a filter. Edges refuse what is invalid; what slips through must do no harm. Shared
@@ -32,7 +33,7 @@ pub(crate) fn insert(
         return Ok(false);
     }
     txn.put(key, &row);
-    let chunk = txn.filter_mut(keys::filter(app, filter, no.block()))?;
+    let chunk = chunk_mut(txn, app, filter, no)?;
     chunk.any.insert(no.0);
     change(&mut chunk.qos0, no, row.qos == Qos::AtMostOnce);
     change(&mut chunk.no_local, no, row.options.no_local);
@@ -57,7 +58,7 @@ pub(crate) fn remove(
         return Ok(false);
     }
     txn.delete(key);
-    let chunk = txn.filter_mut(keys::filter(app, filter, no.block()))?;
+    let chunk = chunk_mut(txn, app, filter, no)?;
     for set in [&mut chunk.any, &mut chunk.qos0, &mut chunk.no_local] {
         set.remove(no.0);
     }
@@ -78,6 +79,34 @@ pub(crate) fn list(tables: &impl Read, no: TerminalNo) -> Result<Vec<Subscriptio
         Ok(true)
     })?;
     Ok(subscriptions)
+}
+
+/// All that subscribe with a filter, by block.
+pub(crate) fn subscribers(txn: &mut Txn<'_>, app: AppId, filter: &str) -> Result<Subscribers, StoreError> {
+    let prefix = keys::filter_blocks(app, filter);
+    if let Some(known) = txn.memory.subscribers(&prefix) {
+        return Ok(known);
+    }
+    let mut found = Vec::new();
+    txn.scan_prefix(&prefix, &mut |key, bytes| {
+        let block = keys::block_of(key).ok_or_else(|| StoreError::damaged("filter", key))?;
+        found.push((block, FilterChunk::decode(key, bytes)?));
+        Ok(true)
+    })?;
+    let found = Subscribers::new(found);
+    txn.memory.remember_subscribers(prefix, &found);
+    Ok(found)
+}
+
+/// The part of the index a terminal lies in, to change.
+fn chunk_mut<'a>(
+    txn: &'a mut Txn<'_>,
+    app: AppId,
+    filter: &str,
+    no: TerminalNo,
+) -> Result<&'a mut FilterChunk, StoreError> {
+    txn.memory.forget_subscribers(&keys::filter_blocks(app, filter));
+    txn.filter_mut(keys::filter(app, filter, no.block()))
 }
 
 fn change(set: &mut roaring::RoaringBitmap, no: TerminalNo, is_member: bool) {

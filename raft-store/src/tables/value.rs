@@ -281,3 +281,92 @@ pub(crate) const KIND_AUDIENCE: u8 = 0;
 pub(crate) const KIND_QOS0: u8 = 0xff;
 /// Settled at accept.
 pub(crate) const OVER_QUOTA: State = State::Dropped(DropReason::OverQuota);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is on disk must stay readable: a change here is a new version of that value, not a new expectation.
+    #[test]
+    fn stored_values_stay_as_they_are() {
+        let push = PushRow {
+            app: AppId(1),
+            kind: PushKind::Topic,
+            accepted_at_ms: 1,
+            expires_at_ms: 300,
+            audience_len: 1,
+            withdrawn: Some(Withdrawn::Cancelled),
+            settled_at_ms: None,
+            idempotency: Some("k".into()),
+            audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17 }]),
+        };
+        let broad = PushRow { audience: AudienceRow::Broad(vec![(0, 200)]), ..push.clone() };
+        let session = SessionRow {
+            session: SessionId(5),
+            edge: NodeId(2),
+            incarnation: Incarnation(3),
+            connection: 4,
+            expiry_s: 60,
+            detached_at_ms: Some(9),
+            present: true,
+            subscriptions: 2,
+        };
+        let head = Head { term: 1, index: 2, digest: 3, at_ms: 4, last_push: 5, ..Head::default() };
+        let owed = OwedValue { topic: true, withdrawn: false, qos0: true, expires_at_ms: 300 };
+        let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
+        let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
+        golden(&push, "01010101ac020101010001016b0001070111");
+        golden(&broad, "01010101ac020101010001016b010100c801");
+        golden(&session, "01050203043c01090102");
+        golden(&head, "010102030405000000000000");
+        golden(&owed, "01010001ac02");
+        golden(&edge, "010100010203");
+        golden(&subscription, "010200000000");
+        golden(&IdempotencyRow { push: PushId(1), digest: 2, audience: 3 }, "01010203");
+        golden(&AppRow { name: "a".into(), revoked_until: 1 }, "01016101");
+    }
+
+    #[test]
+    fn stored_sets_stay_as_they_are() {
+        let mut set = RoaringBitmap::from_iter([1, 2, 65_536]);
+        assert_eq!(
+            hex(&encode_set(&mut set)),
+            "013a300000020000000000010001000000180000001c000000010002000000"
+        );
+        let mut chunk =
+            FilterChunk { any: set.clone(), no_local: RoaringBitmap::from_iter([2]), ..Default::default() };
+        assert_eq!(
+            hex(&chunk.encode()),
+            "010000001e3a300000020000000000010001000000180000001c00000001000200000000000000000000123a3000000100000000000000100000000200"
+        );
+        assert_eq!(FilterChunk::decode(b"k", &chunk.encode()), Ok(chunk));
+    }
+
+    #[test]
+    fn equal_sets_have_equal_bytes_whatever_their_history() {
+        let mut ranged = RoaringBitmap::new();
+        ranged.insert_range(0..30_000);
+        ranged.optimize();
+        let mut single: RoaringBitmap = (0..40_000).collect();
+        single.remove_range(30_000..40_000);
+        assert_eq!(encode_set(&mut ranged), encode_set(&mut single));
+    }
+
+    #[test]
+    fn an_unknown_version_and_a_damaged_value_are_errors_that_name_the_key() {
+        let mut bytes = 7u64.encode();
+        bytes[0] = 9;
+        assert_eq!(u64::decode(&[0xab], &bytes), Err(StoreError::damaged("number", &[0xab])));
+        assert!(PushRow::decode(b"k", &[1, 0xff, 0xff]).is_err());
+        assert!(PushRow::decode(b"k", &[]).is_err());
+    }
+
+    fn golden<T: Stored + PartialEq + std::fmt::Debug>(value: &T, expected: &str) {
+        assert_eq!(hex(&value.encode()), expected, "{value:?}");
+        assert_eq!(T::decode(b"k", &value.encode()).as_ref(), Ok(value));
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,6 +1,6 @@
 //! Packets to bytes.
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use cluster_proto::{AppId, Message, PushKind, Qos};
 use fabric_core::mqtt::{
     Packet, ProtocolVersion, Reason,
@@ -13,8 +13,13 @@ use super::template::PublishTemplate;
 /// Appends a packet that an edge sends. What an edge never sends (CONNECT, SUBSCRIBE …) and what the version lacks
 /// (DISCONNECT to 3.1.1) is left out.
 pub fn encode(packet: &Packet, version: ProtocolVersion, buffer: &mut BytesMut) {
-    if let Packet::Publish(publish) = packet {
-        return encode_publish(publish, version, buffer);
+    match packet {
+        Packet::Publish(publish) => return encode_publish(publish, version, buffer),
+        Packet::Disconnect(disconnect) if version.is_v5() && is_bare(disconnect) => {
+            // `rumqttd` 0.20 takes this length, 2, for the sign of a normal disconnection, and leaves the reason out.
+            return buffer.put_slice(&[0xE0, 2, disconnect.reason.0, 0]);
+        }
+        _ => {}
     }
     let start = buffer.len();
     let written = if version.is_v5() {
@@ -27,6 +32,10 @@ pub fn encode(packet: &Packet, version: ProtocolVersion, buffer: &mut BytesMut) 
         // Only a packet over 256 MiB cannot be written; ours are built from bounded parts. Half of one must not leave.
         buffer.truncate(start);
     }
+}
+
+fn is_bare(disconnect: &Disconnect) -> bool {
+    disconnect.reason_string.is_none() && disconnect.server_reference.is_none()
 }
 
 fn encode_publish(publish: &Publish, version: ProtocolVersion, buffer: &mut BytesMut) {
@@ -241,7 +250,6 @@ fn convert_unsuback(answer: &Codes) -> wire::Packet {
 }
 
 fn convert_disconnect(disconnect: &Disconnect) -> wire::Packet {
-    // Always with properties: without them `rumqttd` 0.20 writes one byte more than the length it announces.
     let properties = wire::DisconnectProperties {
         session_expiry_interval: None,
         reason_string: disconnect.reason_string.clone(),

@@ -32,10 +32,6 @@ impl OutBuffer {
         self.0.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The buffer to append to.
     pub(crate) fn tail(&mut self, pool: &mut BufferPool) -> &mut BytesMut {
         if self.0.capacity() == 0

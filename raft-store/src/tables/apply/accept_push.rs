@@ -41,7 +41,8 @@ pub(super) fn accept(txn: &mut Txn<'_>, accept: AcceptPush) -> Result<Applied, S
     let is_kept = len > 0 || accept.message.kind == PushKind::Identity || accept.idempotency.is_some();
     let expires_at_ms = txn.now_ms().saturating_add(accept.ttl_ms);
     let qos0 = TerminalSet(audience.union(|part| &part.qos0));
-    let pending = if is_kept { TerminalSet(store(txn, push, &accept, audience)?) } else { not_kept(txn) };
+    let pending =
+        if is_kept { TerminalSet(store(txn, push, &accept, audience, &qos0)?) } else { not_kept(txn) };
     let message = Arc::new(accept.message);
     txn.effects.push(Effect::Accepted(Arc::new(AcceptedPush {
         push,
@@ -74,9 +75,10 @@ fn store(
     push: PushId,
     accept: &AcceptPush,
     audience: Resolved,
+    qos0: &TerminalSet,
 ) -> Result<roaring::RoaringBitmap, StoreError> {
     let mut sets = PushSets { id: push, row: row(txn, accept, &audience) };
-    let (all, qos0) = (audience.union(|part| &part.any), audience.union(|part| &part.qos0));
+    let all = audience.union(|part| &part.any);
     let value = sets.owed_value();
     txn.insert(keys::expiry(sets.row.expires_at_ms, push), &());
     txn.insert(keys::payload(push), &accept.message);
@@ -85,7 +87,7 @@ fn store(
         txn.insert(keys::idempotency(accept.message.app, key), &row);
     }
     let pending = if all.len() <= SMALL_AUDIENCE_MAX as u64 {
-        let targets = small::accept(txn, push, &all, &qos0, value)?;
+        let targets = small::accept(txn, push, &all, &qos0.0, value)?;
         let pending = small::in_state(&targets, State::Pending);
         sets.row.audience = AudienceRow::Small(targets);
         pending
