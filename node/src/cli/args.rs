@@ -246,8 +246,6 @@ pub(super) enum TerminalCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
-    #[command(flatten)]
-    pub shared: Shared,
     /// For whom: terminal:ID[,ID...], topic (its subscribers) or all
     #[arg(long, value_name = "AUDIENCE", value_parser = Audience::parse)]
     pub to: Audience,
@@ -275,12 +273,12 @@ pub(super) struct PushArgs {
     /// Repeating the command with the same key and content answers the first result; random if not given
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub shared: Shared,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    #[command(flatten)]
-    pub shared: Shared,
     /// Push id
     pub push: u64,
     /// Show every change until every terminal is settled
@@ -289,14 +287,16 @@ pub(super) struct StatusArgs {
     /// List the terminals in this state
     #[arg(long, value_name = "STATE")]
     pub terminals: Option<TargetState>,
+    #[command(flatten)]
+    pub shared: Shared,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct CancelArgs {
-    #[command(flatten)]
-    pub shared: Shared,
     /// Push id
     pub push: u64,
+    #[command(flatten)]
+    pub shared: Shared,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -323,8 +323,6 @@ pub(super) enum AppCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArgs {
-    #[command(flatten)]
-    pub shared: Shared,
     /// Who holds it, for logs
     pub name: String,
     /// What it may do; may be repeated
@@ -336,6 +334,8 @@ pub(super) struct TokenArgs {
     /// How long it is valid
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = parse_duration)]
     pub ttl: Duration,
+    #[command(flatten)]
+    pub shared: Shared,
 }
 
 #[derive(Debug, Subcommand)]

@@ -20,6 +20,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const TRY_WITHIN: Duration = Duration::from_secs(8);
 /// Even when little of the time given is left.
 const TRY_AT_LEAST: Duration = Duration::from_secs(1);
+/// How long to try where no address even accepts a connection: a restarting cluster does by then.
+const UNREACHED_WITHIN: Duration = Duration::from_secs(3);
 /// Before the same addresses are tried again.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A stopped node is noticed by unanswered pings.
@@ -58,6 +60,7 @@ struct Node {
 /// What became of one try.
 enum Tried<T> {
     Done(T),
+    NotReached(String),
     NotDone(String),
     Lost(String),
     Refused(Status),
@@ -96,28 +99,34 @@ impl Client {
         F: Fn(Channel, Request<M>) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let deadline = Instant::now() + self.within;
-        let mut lost = None;
-        let mut failed = 0;
+        let began = Instant::now();
+        let (mut lost, mut failed, mut reached) = (None, 0, false);
         loop {
             let request = self.request(message.clone());
+            let left = self.within.saturating_sub(began.elapsed());
             let within = match repeat {
                 Repeat::Never => Duration::MAX,
-                _ => deadline.saturating_duration_since(Instant::now()).clamp(TRY_AT_LEAST, TRY_WITHIN),
+                _ => left.clamp(TRY_AT_LEAST, TRY_WITHIN),
             };
             let last = match self.attempt(within, request, &send).await {
                 Tried::Done(answer) => return Ok(answer),
                 Tried::Refused(status) => return Err(refused(&status)),
                 Tried::Lost(why) if repeat == Repeat::Never => return Err(unknown(&why)),
                 Tried::Lost(why) => {
-                    lost = Some(why.clone());
+                    (lost, reached) = (Some(why.clone()), true);
                     why
                 }
-                Tried::NotDone(why) => why,
+                Tried::NotDone(why) => {
+                    reached = true;
+                    why
+                }
+                Tried::NotReached(why) => why,
             };
             self.at = (self.at + 1) % self.nodes.len();
             failed += 1;
-            if Instant::now() >= deadline {
+            // Where nobody listens at all, there is nothing to wait for.
+            let patience = if reached { self.within } else { self.within.min(UNREACHED_WITHIN) };
+            if began.elapsed() >= patience {
                 return Err(match lost {
                     Some(why) if repeat == Repeat::Same => unknown(&why),
                     _ => Failure::Refused(format!("{last}{}", self.advice())),
@@ -143,7 +152,7 @@ impl Client {
             match self.attempt(TRY_WITHIN, request, &send).await {
                 Tried::Done(answer) => answers.push(answer),
                 Tried::Refused(status) => return Err(refused(&status)),
-                Tried::NotDone(why) | Tried::Lost(why) => {
+                Tried::NotReached(why) | Tried::NotDone(why) | Tried::Lost(why) => {
                     return Err(Failure::Refused(format!("{why}{}", self.advice())));
                 }
             }
@@ -160,7 +169,7 @@ impl Client {
         let node = &mut self.nodes[self.at];
         let channel = match node.channel().await {
             Ok(channel) => channel,
-            Err(why) => return Tried::NotDone(why),
+            Err(why) => return Tried::NotReached(why),
         };
         let tried = match timeout(within, send(channel, request)).await {
             Ok(Ok(response)) => return Tried::Done(response.into_inner()),
@@ -297,13 +306,16 @@ fn is_this_machine(address: &str) -> bool {
 }
 
 fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut texts = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        texts.push(error.to_string());
         cause = error.source();
     }
-    text
+    // The transport's errors say the same at every level, and first of all that they are of the transport.
+    texts.retain(|text| text != "transport error");
+    texts.dedup();
+    texts.join(": ")
 }
 
 macro_rules! clients {

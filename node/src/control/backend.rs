@@ -14,7 +14,8 @@ use super::ControlHandle;
 use crate::api::{
     Control,
     backend::{
-        Counts, Edge, Leadership, Member, MembershipError, Position, ProposeError, PushView, ReadError, TerminalView,
+        Counts, Edge, Leadership, Member, MembershipError, Position, ProposeError, PushView, ReadError,
+        TerminalView,
     },
 };
 
@@ -165,6 +166,7 @@ fn propose_error(error: GroupProposeError) -> ProposeError {
         GroupProposeError::NotLeader { .. } => ProposeError::NotLeader,
         GroupProposeError::Unknown => ProposeError::Unknown,
         GroupProposeError::Full => ProposeError::Full,
+        GroupProposeError::TooLarge(bytes) => ProposeError::TooLarge(bytes),
         GroupProposeError::DiskFull => ProposeError::DiskFull,
         GroupProposeError::Stopped => ProposeError::Stopped,
     }
@@ -173,6 +175,8 @@ fn propose_error(error: GroupProposeError) -> ProposeError {
 fn membership_error(error: GroupMembershipError) -> MembershipError {
     match error {
         GroupMembershipError::NotLeader { .. } => MembershipError::NotLeader,
+        GroupMembershipError::UnknownNode(id) => MembershipError::NoSuchNode(id),
+        GroupMembershipError::Unknown => MembershipError::Unknown,
         other => MembershipError::Refused(other.to_string()),
     }
 }
