@@ -115,7 +115,7 @@ mod tests {
         index.add(APP, "a/b", 2, false, &mut news);
         assert_eq!(matching(&index, "a/b", Matching::Any), [1, 2]);
         assert_eq!(matching(&index, "a/b", Matching::BestEffort), [1]);
-        assert_eq!(matching(&index, "b", Matching::Any), []);
+        assert_eq!(matching(&index, "b", Matching::Any), Vec::<u32>::new());
     }
 
     #[test]
