@@ -166,7 +166,6 @@ fn propose_error(error: GroupProposeError) -> ProposeError {
         GroupProposeError::NotLeader { .. } => ProposeError::NotLeader,
         GroupProposeError::Unknown => ProposeError::Unknown,
         GroupProposeError::Full => ProposeError::Full,
-        GroupProposeError::TooLarge(bytes) => ProposeError::TooLarge(bytes),
         GroupProposeError::DiskFull => ProposeError::DiskFull,
         GroupProposeError::Stopped => ProposeError::Stopped,
     }
