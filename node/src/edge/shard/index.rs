@@ -25,7 +25,7 @@ struct Subscribers {
 impl Index {
     /// A connection has a subscription now.
     pub(crate) fn add(&mut self, app: AppId, filter: &str, slot: u32, best_effort: bool, news: &mut Vec<ToHub>) {
-        let tree = self.apps.entry(app).or_insert_with(FilterTree::new);
+        let tree = self.apps.entry(app).or_default();
         let subscribers = tree.get_or_insert_with(filter, Subscribers::default);
         if subscribers.is_empty() {
             self.filters += 1;
