@@ -14,8 +14,8 @@ use cluster_proto::{
     credential::{AUDIENCE_TERMINAL, TerminalClaims},
     link::{FilterUse, LeaderControl, NodeAddresses, Transient, UnbindReason},
 };
-use rand::{SeedableRng, rngs::StdRng};
 use raft_store::command::SigningKey;
+use rand::{SeedableRng, rngs::StdRng};
 
 use support::{
     leader::{FakeLeader, message},
@@ -26,8 +26,13 @@ struct Fixture {
     leader: FakeLeader,
     edge: EdgeHandle,
     mqtt: SocketAddr,
+    ca: Vec<u8>,
     key: SigningKey,
     _dir: tempfile::TempDir,
+}
+
+fn localhost() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
 struct Setting {
@@ -52,14 +57,15 @@ impl Fixture {
         let dir = tempfile::tempdir().expect("directory");
         let key = generate_key(&mut StdRng::seed_from_u64(1)).expect("key");
         let certificates = |node| Certificates::ephemeral(dir.path(), NodeId(node)).expect("certificates");
+        let server = certificates(2);
+        let tls = Some((localhost(), Arc::new(server.server_config().expect("TLS"))));
         let leader = FakeLeader::start(&certificates(1), vec![public_key(&key)]).await;
-        let localhost = SocketAddr::from(([127, 0, 0, 1], 0));
-        let endpoint = Endpoint::bind(localhost, &certificates(2), &[]).expect("bind");
+        let endpoint = Endpoint::bind(localhost(), &server, &[]).expect("bind");
         let seed = if setting.with_leader { leader.address.to_string() } else { "127.0.0.1:9".to_owned() };
         let options = EdgeOptions {
             node: NodeId(2),
             addresses: NodeAddresses::default(),
-            listeners: Listeners { mqtt: localhost, tls: None },
+            listeners: Listeners { mqtt: localhost(), tls },
             control_seeds: vec![seed],
             shards: setting.shards,
             anonymous: setting.anonymous,
@@ -69,7 +75,7 @@ impl Fixture {
         if setting.with_leader {
             edge.ready().wait_for(|ready| *ready).await.expect("ready");
         }
-        Self { mqtt: edge.mqtt_addr(), leader, edge, key, _dir: dir }
+        Self { mqtt: edge.mqtt_addr(), ca: server.ca_pem.clone(), leader, edge, key, _dir: dir }
     }
 
     async fn join(&self, id: &str) -> Client {
@@ -89,7 +95,8 @@ impl Fixture {
     async fn delivered(&self, id: &str, count: usize) {
         let no = self.leader.no(id);
         let condition = |log: &support::leader::Log| {
-            log.receipts.iter().filter(|(_, outcome, n)| *outcome == Outcome::Delivered && *n == no).count() == count
+            log.receipts.iter().filter(|(_, outcome, n)| *outcome == Outcome::Delivered && *n == no).count()
+                == count
         };
         self.leader.until(&format!("{count} receipts of {id}"), condition).await;
     }
@@ -200,7 +207,11 @@ async fn qos_0_goes_to_every_local_subscriber_and_to_others_only_when_asked() {
         subscribers.push(client);
     }
     let told = |log: &support::leader::Log| {
-        log.filters.iter().flat_map(|delta| &delta.added).filter(|(_, _, used)| *used == FilterUse::BestEffort).count()
+        log.filters
+            .iter()
+            .flat_map(|delta| &delta.added)
+            .filter(|(_, _, used)| *used == FilterUse::BestEffort)
+            .count()
             == 2
     };
     fixture.leader.until("both filters", told).await;
@@ -257,7 +268,8 @@ async fn a_second_connection_takes_over_and_the_first_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unbind_of_the_leader_closes_and_is_answered() {
     let fixture = Fixture::new().await;
-    let (mut client, _) = Client::connect(fixture.mqtt, &Connect { id: "tv", v5: true, ..Connect::default() }).await;
+    let (mut client, _) =
+        Client::connect(fixture.mqtt, &Connect { id: "tv", v5: true, ..Connect::default() }).await;
     fixture.leader.unbind("tv", UnbindReason::Kicked);
     let disconnect = client.next().await.expect("DISCONNECT");
     assert_eq!((disconnect.first, disconnect.body[0]), (0xE0, 0x98));
@@ -280,7 +292,8 @@ async fn a_recalled_push_is_answered_by_what_became_of_it() {
     let push = fixture.leader.push(&[tv], "x", true);
     let received = client.next_publish().await;
     fixture.leader.withdraw(push, &[tv, nobody]);
-    let not_written = move |log: &support::leader::Log| log.receipts.contains(&(push, Outcome::NotWritten, nobody));
+    let not_written =
+        move |log: &support::leader::Log| log.receipts.contains(&(push, Outcome::NotWritten, nobody));
     fixture.leader.until("not written", not_written).await;
     client.ack(received.packet_id).await;
     let delivered = move |log: &support::leader::Log| log.receipts.contains(&(push, Outcome::Delivered, tv));
@@ -314,7 +327,13 @@ async fn only_genuine_credentials_for_this_terminal_and_app_get_in() {
 async fn a_revocation_disconnects_and_keeps_out() {
     let fixture = Fixture::with(Setting { anonymous: false, ..Setting::default() }).await;
     let (old, new) = (fixture.token("tv", 7, 1_000), fixture.token("tv", 7, 2_000));
-    let connect = |token| Connect { id: "tv", v5: true, user: Some("default"), password: Some(token), persistent: false };
+    let connect = |token| Connect {
+        id: "tv",
+        v5: true,
+        user: Some("default"),
+        password: Some(token),
+        persistent: false,
+    };
     let (mut client, code) = Client::connect(fixture.mqtt, &connect(&old)).await;
     assert_eq!(code, 0);
     let terminal = Some(TerminalId::new("tv").expect("id"));
@@ -333,6 +352,56 @@ async fn without_a_leader_connect_waits_and_is_then_refused_as_unavailable() {
     assert_eq!(Client::connect(fixture.mqtt, &v5).await.1, 0x88);
     let v3 = Connect { id: "tv", ..Connect::default() };
     assert_eq!(Client::connect(fixture.mqtt, &v3).await.1, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_reaches_no_control_node_sends_its_terminals_elsewhere_and_is_not_ready() {
+    let limits = Limits { isolation_grace: Duration::from_millis(1_500), ..Limits::default() };
+    let mut fixture = Fixture::with(Setting { limits, ..Setting::default() }).await;
+    let (mut client, _) =
+        Client::connect(fixture.mqtt, &Connect { id: "tv", v5: true, ..Connect::default() }).await;
+    fixture.leader.stop();
+    fixture.edge.ready().wait_for(|ready| !*ready).await.expect("not ready");
+    let disconnect = client.next().await.expect("DISCONNECT");
+    assert_eq!((disconnect.first, disconnect.body[0]), (0xE0, 0x89));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terminals_connect_over_tls_and_pushes_reach_them() {
+    let fixture = Fixture::new().await;
+    let address = fixture.edge.tls_addr().expect("a TLS listener");
+    let mut client = Client::connect_tls(address, &fixture.ca, "tv").await;
+    let large = "x".repeat(200_000);
+    for i in 0..20 {
+        fixture.leader.push(&[fixture.leader.no("tv")], &format!("{i} {large}"), true);
+    }
+    for i in 0..20 {
+        assert_eq!(client.take().await, format!("{i} {large}"));
+    }
+    fixture.delivered("tv", 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packets_in_pieces_and_in_one_piece_are_the_same() {
+    let fixture = Fixture::new().await;
+    let mut client = fixture.join("tv").await;
+    client.subscribe("a", 0).await;
+    let packet = b"\x30\x04\x00\x01ax";
+    let mut other = fixture.join("other").await;
+    for byte in packet {
+        client.send_bytes(&[*byte]).await;
+        // A round trip of another connection: the byte has been seen by itself.
+        other.ping().await;
+    }
+    assert_eq!(client.take().await, "x");
+    client.send_bytes(&packet.repeat(5_000)).await;
+    for _ in 0..5_000 {
+        assert_eq!(client.take().await, "x");
+    }
+    let mut bad = fixture.join("bad").await;
+    bad.send_bytes(&[0x00, 0x00]).await;
+    assert_eq!(bad.next().await, None);
+    client.ping().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -377,7 +446,8 @@ async fn a_terminal_that_reads_late_gets_everything_and_holds_up_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_edge_says_good_bye_and_leaves_nothing_uncommitted() {
     let fixture = Fixture::new().await;
-    let (mut client, _) = Client::connect(fixture.mqtt, &Connect { id: "tv", v5: true, ..Connect::default() }).await;
+    let (mut client, _) =
+        Client::connect(fixture.mqtt, &Connect { id: "tv", v5: true, ..Connect::default() }).await;
     fixture.leader.push(&[fixture.leader.no("tv")], "x", true);
     client.take().await;
     client.ping().await;

@@ -153,6 +153,7 @@ pub struct EdgeLink {
     heartbeat_ms: u64,
     next_heartbeat_ms: u64,
     live_since_ms: u64,
+    last_contact_ms: u64,
     lease: Lease,
     publishes: Lane<Publish>,
     outbox: Outbox,
@@ -175,6 +176,7 @@ impl EdgeLink {
             heartbeat_ms: 0,
             next_heartbeat_ms: u64::MAX,
             live_since_ms: 0,
+            last_contact_ms: now_ms,
             lease: Lease::default(),
             publishes: Lane::new(options.publishes_max),
             outbox: Outbox::default(),
@@ -219,6 +221,11 @@ impl EdgeLink {
     /// Whether deliveries may be handed to terminals, and terminals be accepted.
     pub fn may_act(&self, now_ms: u64) -> bool {
         self.is_live() && self.lease.is_valid(now_ms)
+    }
+
+    /// When a control node was last heard, leader or not.
+    pub fn last_contact_ms(&self) -> u64 {
+        self.last_contact_ms
     }
 
     /// This life.
@@ -276,6 +283,7 @@ impl EdgeLink {
 
     /// A frame on the control stream.
     pub fn handle_control(&mut self, now_ms: u64, frame: LeaderControl) {
+        self.last_contact_ms = now_ms;
         match (self.state, frame) {
             (EdgeState::Greeting, LeaderControl::Welcome(welcome)) => self.welcome(now_ms, welcome),
             (EdgeState::Greeting, LeaderControl::Redirect { leader }) => self.follow(now_ms, leader),

@@ -69,6 +69,8 @@ pub struct Limits {
     pub keep_alive_s_max: u16,
     /// A CONNECT waits this long for a leader.
     pub bind_timeout: Duration,
+    /// An edge that has not heard any control node for this long sends its terminals elsewhere.
+    pub isolation_grace: Duration,
     /// Payloads kept for deliveries to come.
     pub payload_cache_bytes: usize,
 }
@@ -79,6 +81,7 @@ impl Default for Limits {
             connections_max: 1_000_000,
             keep_alive_s_max: 0,
             bind_timeout: Duration::from_secs(5),
+            isolation_grace: Duration::from_secs(60),
             payload_cache_bytes: 64 * 1024 * 1024,
         }
     }
@@ -177,7 +180,7 @@ pub async fn start(options: EdgeOptions, endpoint: Endpoint, keyring: Arc<Keyrin
 }
 
 impl EdgeHandle {
-    /// True once the edge has resumed with a leader: terminals can connect.
+    /// True while the edge has resumed with a leader: terminals can connect, and pushes reach them.
     pub fn ready(&self) -> watch::Receiver<bool> {
         self.ready.clone()
     }

@@ -20,8 +20,8 @@ use cluster_proto::{
     link::{
         BindingReport, Bound, Committed, Deliver, EdgeControl, Fetch, FilterDelta, Lane, LeaderControl, Owed,
         OwedPush, Payload, Publish, PublishOutcome, Published, PushDelivery, Receipts, SessionReply,
-        SessionReplyBody, SessionRequest, SessionRequestBody, StreamHeader, Subscription, Transient, UnbindReason,
-        Welcome,
+        SessionReplyBody, SessionRequest, SessionRequestBody, StreamHeader, Subscription, Transient,
+        UnbindReason, Welcome,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -69,6 +69,8 @@ pub(crate) struct FakeLeader {
     log: Arc<Mutex<Log>>,
     changed: Arc<Notify>,
     orders: mpsc::UnboundedSender<Order>,
+    task: tokio::task::JoinHandle<()>,
+    endpoint: Endpoint,
 }
 
 enum FromEdge {
@@ -89,8 +91,8 @@ impl FakeLeader {
         let (orders, orders_rx) = mpsc::unbounded_channel();
         let (log, changed) = (Arc::new(Mutex::new(Log::default())), Arc::new(Notify::new()));
         let server = Server { log: Arc::clone(&log), changed: Arc::clone(&changed), keys };
-        tokio::spawn(serve(endpoint, server, orders_rx));
-        Self { address, log, changed, orders }
+        let task = tokio::spawn(serve(endpoint.clone(), server, orders_rx));
+        Self { address, log, changed, orders, task, endpoint }
     }
 
     pub(crate) fn with<R>(&self, look: impl FnOnce(&mut Log) -> R) -> R {
@@ -121,7 +123,13 @@ impl FakeLeader {
         self.push_message(targets, message("news", payload), inline, false)
     }
 
-    pub(crate) fn push_message(&self, targets: &[TerminalNo], message: Message, inline: bool, best_effort: bool) -> PushId {
+    pub(crate) fn push_message(
+        &self,
+        targets: &[TerminalNo],
+        message: Message,
+        inline: bool,
+        best_effort: bool,
+    ) -> PushId {
         let delivery = self.with(|log| {
             log.last_push += 1;
             let push = PushId(log.last_push);
@@ -168,6 +176,15 @@ impl FakeLeader {
 
     pub(crate) fn drop_link(&self) {
         self.order(Order::DropLink);
+    }
+
+    /// Gone, without a word.
+    pub(crate) fn stop(&mut self) {
+        self.task.abort();
+        drop(tokio::spawn({
+            let endpoint = self.endpoint.clone();
+            async move { endpoint.close().await }
+        }));
     }
 
     fn order(&self, order: Order) {
@@ -389,7 +406,10 @@ impl Server {
             SessionRequestBody::Subscribe(subscribe) => {
                 let mut log = self.log.lock().expect("log");
                 if log.takes("session", subscribe.seq) {
-                    log.subscriptions.entry(subscribe.terminal.clone()).or_default().extend(subscribe.subscriptions);
+                    log.subscriptions
+                        .entry(subscribe.terminal.clone())
+                        .or_default()
+                        .extend(subscribe.subscriptions);
                 }
                 SessionReplyBody::Changed { no: log.no_of(&subscribe.terminal), session: SessionId(1) }
             }

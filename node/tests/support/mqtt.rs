@@ -1,9 +1,12 @@
 //! A bare MQTT client: it sends and sees bytes, and acknowledges nothing by itself.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio_rustls::TlsConnector;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
@@ -11,9 +14,14 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     v5: bool,
 }
+
+/// TCP or TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// A packet as it came: the first byte and what follows the length.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,9 +54,33 @@ impl Client {
     pub(crate) async fn open(address: SocketAddr, connect: &Connect<'_>) -> Self {
         let stream = TcpStream::connect(address).await.expect("connect");
         stream.set_nodelay(true).expect("nodelay");
-        let mut client = Self { stream, v5: connect.v5 };
+        let mut client = Self { stream: Box::new(stream), v5: connect.v5 };
         client.send(0x10, &connect_body(connect)).await;
         client
+    }
+
+    /// Connects over TLS as a 3.1.1 client with a clean session.
+    pub(crate) async fn connect_tls(address: SocketAddr, ca_pem: &[u8], id: &str) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca_pem).expect("PEM")).expect("authority");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tcp = TcpStream::connect(address).await.expect("connect");
+        let name = ServerName::try_from("localhost").expect("name");
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("TLS");
+        let mut client = Self { stream: Box::new(stream), v5: false };
+        client.send(0x10, &connect_body(&Connect { id, ..Connect::default() })).await;
+        assert_eq!(client.next().await.map(|raw| (raw.first, raw.body)), Some((0x20, vec![0, 0])));
+        client
+    }
+
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("write");
+        self.stream.flush().await.expect("flush");
     }
 
     /// Connects; answers the client and what CONNACK said.
@@ -78,7 +110,7 @@ impl Client {
             }
         }
         packet.extend_from_slice(body);
-        self.stream.write_all(&packet).await.expect("write");
+        self.send_bytes(&packet).await;
     }
 
     /// The next packet; `None` when the edge closed the connection.

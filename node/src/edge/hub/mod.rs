@@ -111,6 +111,7 @@ pub(crate) struct Hub {
     /// Payloads that deliveries wait for, and where.
     fetching: HashMap<PushId, HashSet<u16>>,
     gathering: Option<Gathering>,
+    is_isolated: bool,
     /// Every shard closes all terminals: for a new life, or for good.
     ending: Option<Ending>,
     now_ms: u64,
@@ -177,6 +178,7 @@ impl Hub {
             unbinding: HashMap::new(),
             fetching: HashMap::new(),
             gathering: None,
+            is_isolated: false,
             ending: None,
             now_ms,
         }
@@ -197,6 +199,7 @@ impl Hub {
             self.carry_out();
             self.handle(event);
             self.handle_more();
+            self.leave_if_isolated();
             self.finish_batch();
             if self.is_drained() {
                 break;
@@ -386,13 +389,14 @@ impl Hub {
         for push in self.fetching.keys().copied().collect::<Vec<_>>() {
             self.fetch(push);
         }
-        self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+        self.set_ready(true);
     }
 
     fn lose(&mut self) {
         tracing::warn!("link to the leader is lost");
         counter!(names::LINK_LOST).increment(1);
         gauge!(names::LINK_LIVE).set(0.0);
+        self.set_ready(false);
         self.streams = None;
         self.gathering = None;
         self.shared.set_lease(0);
@@ -400,7 +404,24 @@ impl Hub {
         self.ports.push_all(|| ToShard::LinkLost);
     }
 
+    fn set_ready(&self, is_ready: bool) {
+        self.ready.send_if_modified(|ready| std::mem::replace(ready, is_ready) != is_ready);
+    }
+
     // ------------------------------------------------------------ the end of a life, and of the edge
+
+    /// An edge that reaches control nodes but no leader keeps its terminals: a new leader is being elected. One that
+    /// reaches none is cut off, and its terminals do better elsewhere.
+    fn leave_if_isolated(&mut self) {
+        let silent_ms = self.now_ms.saturating_sub(self.link.last_contact_ms());
+        let grace_ms = self.shared.limits.isolation_grace.as_millis() as u64;
+        let is_isolated = silent_ms >= grace_ms;
+        if is_isolated && !self.is_isolated {
+            tracing::warn!(silent_ms, "no control node is reached: closing all terminals");
+            self.ports.push_all(|| ToShard::CloseAll(CloseCause::ServerUnavailable));
+        }
+        self.is_isolated = is_isolated;
+    }
 
     fn end_life(&mut self, reason: &str) {
         tracing::warn!(reason, "this life of the edge was declared ended: closing all terminals");
@@ -479,7 +500,9 @@ async fn recv<T>(receiver: Option<&mut mpsc::Receiver<T>>) -> T {
 }
 
 /// Waits for the attempt under way; for ever if there is none.
-async fn dialled(dialling: &mut Option<JoinHandle<anyhow::Result<LinkStreams>>>) -> anyhow::Result<LinkStreams> {
+async fn dialled(
+    dialling: &mut Option<JoinHandle<anyhow::Result<LinkStreams>>>,
+) -> anyhow::Result<LinkStreams> {
     let Some(task) = dialling else { return pending().await };
     let result = task.await;
     *dialling = None;

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use cluster_proto::{Epoch, TerminalNo};
 use fabric_core::mqtt::Session;
 
-use super::{Shard, out_buffer::OutBuffer, socket::Socket};
+use super::{OUT_PAUSE, Shard, out_buffer::OutBuffer, socket::Socket};
 use crate::edge::codec::Outgoing;
 
 /// A terminal's connection. While idle it holds its session and socket, and no buffers.
@@ -61,10 +61,11 @@ pub(super) async fn serve(shard: Rc<RefCell<Shard>>, slot: u32, id: u64) {
 }
 
 impl Connection {
-    /// Whether bytes may be taken from the socket. Not while decoded packets have to wait: then TCP slows the
-    /// terminal down. A closing connection is read, and what comes is dropped, to see the end.
+    /// Whether bytes may be taken from the socket. Not while packets have to wait for the leader, nor while so many
+    /// answers are unread that more would only pile up: then TCP slows the terminal down. A closing connection is
+    /// read, and what comes is dropped, to see the end.
     pub(super) fn wants_read(&self) -> bool {
-        self.closing_until_ms.is_some() || (self.session.may_read() && !self.blocked)
+        self.closing_until_ms.is_some() || (self.session.may_read() && self.out.len() < OUT_PAUSE)
     }
 
     pub(super) fn wants_write(&self) -> bool {

@@ -24,7 +24,7 @@ mod wheel;
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use bytes::BytesMut;
-use cluster_proto::{PushId, TerminalNo};
+use cluster_proto::{PushId, TerminalNo, limits::MQTT_PACKET_LEN_MAX};
 use fabric_core::mqtt::{Action, Moment, Session};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
@@ -50,8 +50,11 @@ use super::{
 const READ_LEN: usize = 64 * 1024;
 /// Output up to which deliveries are handed to a connection. Above, its session queues, and then falls behind.
 const OUT_ROOM: usize = 64 * 1024;
-/// Output at which a connection is closed: it gets answers it does not read. Far above what deliveries fill.
-const OUT_LEN_MAX: usize = 2 * 1024 * 1024 + OUT_ROOM;
+/// Output at which nothing more is read from a connection: it does not read what it is told. Above what deliveries
+/// fill (one packet may go beyond their room).
+const OUT_PAUSE: usize = MQTT_PACKET_LEN_MAX + 2 * OUT_ROOM;
+/// Output at which a connection is closed. Not reached by what it may have under way when reading pauses.
+const OUT_LEN_MAX: usize = 2 * OUT_PAUSE;
 /// A terminal that was told good-bye has this long to hear it.
 const CLOSING_MS: u64 = 2_000;
 /// Resolution of time-outs.
