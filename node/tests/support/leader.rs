@@ -66,7 +66,6 @@ enum Order {
 
 pub(crate) struct FakeLeader {
     pub(crate) address: SocketAddr,
-    endpoint: Endpoint,
     log: Arc<Mutex<Log>>,
     changed: Arc<Notify>,
     orders: mpsc::UnboundedSender<Order>,
@@ -90,8 +89,8 @@ impl FakeLeader {
         let (orders, orders_rx) = mpsc::unbounded_channel();
         let (log, changed) = (Arc::new(Mutex::new(Log::default())), Arc::new(Notify::new()));
         let server = Server { log: Arc::clone(&log), changed: Arc::clone(&changed), keys };
-        tokio::spawn(serve(endpoint.clone(), server, orders_rx));
-        Self { address, endpoint, log, changed, orders }
+        tokio::spawn(serve(endpoint, server, orders_rx));
+        Self { address, log, changed, orders }
     }
 
     pub(crate) fn with<R>(&self, look: impl FnOnce(&mut Log) -> R) -> R {
@@ -171,12 +170,8 @@ impl FakeLeader {
         self.order(Order::DropLink);
     }
 
-    pub(crate) async fn close(&self) {
-        self.endpoint.close().await;
-    }
-
     fn order(&self, order: Order) {
-        self.orders.send(order).ok().expect("the leader runs");
+        assert!(self.orders.send(order).is_ok(), "the leader runs");
     }
 }
 

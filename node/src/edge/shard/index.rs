@@ -25,7 +25,7 @@ struct Subscribers {
 impl Index {
     /// A connection has a subscription now.
     pub(crate) fn add(&mut self, app: AppId, filter: &str, slot: u32, best_effort: bool, news: &mut Vec<ToHub>) {
-        let tree = self.apps.entry(app).or_insert_with(FilterTree::new);
+        let tree = self.apps.entry(app).or_default();
         let subscribers = tree.get_or_insert_with(filter, Subscribers::default);
         if subscribers.is_empty() {
             self.filters += 1;
@@ -115,7 +115,7 @@ mod tests {
         index.add(APP, "a/b", 2, false, &mut news);
         assert_eq!(matching(&index, "a/b", Matching::Any), [1, 2]);
         assert_eq!(matching(&index, "a/b", Matching::BestEffort), [1]);
-        assert_eq!(matching(&index, "b", Matching::Any), []);
+        assert_eq!(matching(&index, "b", Matching::Any), Vec::<u32>::new());
     }
 
     #[test]
