@@ -14,8 +14,8 @@ use cluster_proto::{
     credential::{AUDIENCE_TERMINAL, TerminalClaims},
     link::{FilterUse, LeaderControl, NodeAddresses, Transient, UnbindReason},
 };
-use rand::{SeedableRng, rngs::StdRng};
 use raft_store::command::SigningKey;
+use rand::{SeedableRng, rngs::StdRng};
 
 use support::{
     leader::{FakeLeader, message},
@@ -89,7 +89,8 @@ impl Fixture {
     async fn delivered(&self, id: &str, count: usize) {
         let no = self.leader.no(id);
         let condition = |log: &support::leader::Log| {
-            log.receipts.iter().filter(|(_, outcome, n)| *outcome == Outcome::Delivered && *n == no).count() == count
+            log.receipts.iter().filter(|(_, outcome, n)| *outcome == Outcome::Delivered && *n == no).count()
+                == count
         };
         self.leader.until(&format!("{count} receipts of {id}"), condition).await;
     }
@@ -200,7 +201,11 @@ async fn qos_0_goes_to_every_local_subscriber_and_to_others_only_when_asked() {
         subscribers.push(client);
     }
     let told = |log: &support::leader::Log| {
-        log.filters.iter().flat_map(|delta| &delta.added).filter(|(_, _, used)| *used == FilterUse::BestEffort).count()
+        log.filters
+            .iter()
+            .flat_map(|delta| &delta.added)
+            .filter(|(_, _, used)| *used == FilterUse::BestEffort)
+            .count()
             == 2
     };
     fixture.leader.until("both filters", told).await;
@@ -257,7 +262,8 @@ async fn a_second_connection_takes_over_and_the_first_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unbind_of_the_leader_closes_and_is_answered() {
     let fixture = Fixture::new().await;
-    let (mut client, _) = Client::connect(fixture.mqtt, &Connect { id: "tv", v5: true, ..Connect::default() }).await;
+    let (mut client, _) =
+        Client::connect(fixture.mqtt, &Connect { id: "tv", v5: true, ..Connect::default() }).await;
     fixture.leader.unbind("tv", UnbindReason::Kicked);
     let disconnect = client.next().await.expect("DISCONNECT");
     assert_eq!((disconnect.first, disconnect.body[0]), (0xE0, 0x98));
@@ -280,7 +286,8 @@ async fn a_recalled_push_is_answered_by_what_became_of_it() {
     let push = fixture.leader.push(&[tv], "x", true);
     let received = client.next_publish().await;
     fixture.leader.withdraw(push, &[tv, nobody]);
-    let not_written = move |log: &support::leader::Log| log.receipts.contains(&(push, Outcome::NotWritten, nobody));
+    let not_written =
+        move |log: &support::leader::Log| log.receipts.contains(&(push, Outcome::NotWritten, nobody));
     fixture.leader.until("not written", not_written).await;
     client.ack(received.packet_id).await;
     let delivered = move |log: &support::leader::Log| log.receipts.contains(&(push, Outcome::Delivered, tv));
@@ -314,7 +321,13 @@ async fn only_genuine_credentials_for_this_terminal_and_app_get_in() {
 async fn a_revocation_disconnects_and_keeps_out() {
     let fixture = Fixture::with(Setting { anonymous: false, ..Setting::default() }).await;
     let (old, new) = (fixture.token("tv", 7, 1_000), fixture.token("tv", 7, 2_000));
-    let connect = |token| Connect { id: "tv", v5: true, user: Some("default"), password: Some(token), persistent: false };
+    let connect = |token| Connect {
+        id: "tv",
+        v5: true,
+        user: Some("default"),
+        password: Some(token),
+        persistent: false,
+    };
     let (mut client, code) = Client::connect(fixture.mqtt, &connect(&old)).await;
     assert_eq!(code, 0);
     let terminal = Some(TerminalId::new("tv").expect("id"));
@@ -377,7 +390,8 @@ async fn a_terminal_that_reads_late_gets_everything_and_holds_up_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_edge_says_good_bye_and_leaves_nothing_uncommitted() {
     let fixture = Fixture::new().await;
-    let (mut client, _) = Client::connect(fixture.mqtt, &Connect { id: "tv", v5: true, ..Connect::default() }).await;
+    let (mut client, _) =
+        Client::connect(fixture.mqtt, &Connect { id: "tv", v5: true, ..Connect::default() }).await;
     fixture.leader.push(&[fixture.leader.no("tv")], "x", true);
     client.take().await;
     client.ping().await;

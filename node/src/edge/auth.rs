@@ -181,7 +181,12 @@ mod tests {
     }
 
     impl Fixture {
-        fn ask(&mut self, user: Option<&str>, password: Option<&str>, wall_s: u64) -> Result<Grant, AuthRefusal> {
+        fn ask(
+            &mut self,
+            user: Option<&str>,
+            password: Option<&str>,
+            wall_s: u64,
+        ) -> Result<Grant, AuthRefusal> {
             self.authenticator.authenticate(&self.shared, credentials(user, password), 50, wall_s)
         }
     }

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, bail};
 use cluster_proto::link::{
-    Committed, Deliver, EdgeControl, Fetch, LeaderControl, Payload, Publish, Published, Receipts, SessionReply,
-    SessionRequest, StreamHeader, Transient,
+    Committed, Deliver, EdgeControl, Fetch, LeaderControl, Payload, Publish, Published, Receipts,
+    SessionReply, SessionRequest, StreamHeader, Transient,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -118,7 +118,8 @@ impl Duties {
     }
 
     async fn open_transient(&mut self, queued: mpsc::Receiver<Transient>) -> Result<()> {
-        let (sender, receiver) = open_bi::<_, Transient, Transient>(&self.quic, &StreamHeader::Transient).await?;
+        let (sender, receiver) =
+            open_bi::<_, Transient, Transient>(&self.quic, &StreamHeader::Transient).await?;
         self.tasks.spawn(until_closed(self.frames.clone(), write_transient(sender, queued)));
         let read = read_all(receiver, self.frames.clone(), FromLeader::Transient);
         self.tasks.spawn(until_closed(self.frames.clone(), read));
@@ -188,7 +189,10 @@ async fn write_all<Out: Serialize>(
     Ok(())
 }
 
-async fn write_transient(mut sender: FrameSender<Transient>, mut queued: mpsc::Receiver<Transient>) -> Result<()> {
+async fn write_transient(
+    mut sender: FrameSender<Transient>,
+    mut queued: mpsc::Receiver<Transient>,
+) -> Result<()> {
     let mut batch = Vec::new();
     while queued.recv_many(&mut batch, FRAMES_PER_FLUSH).await > 0 {
         for frame in batch.drain(..) {

@@ -124,18 +124,25 @@ pub(crate) enum ToHub {
     /// CONNECT was authenticated.
     Bind(Box<BindAsk>),
     /// A connection is gone. If it was bound or waited to be, its binding ends.
-    Closed {
+    Closed { conn: ConnId, app: AppId, terminal: TerminalId, session_expiry_s: u32 },
+    /// Replicate.
+    Subscribe {
         conn: ConnId,
+        request: RequestNo,
         app: AppId,
         terminal: TerminalId,
-        session_expiry_s: u32,
+        subscriptions: Vec<Subscription>,
     },
-    /// Replicate.
-    Subscribe { conn: ConnId, request: RequestNo, app: AppId, terminal: TerminalId, subscriptions: Vec<Subscription> },
     /// Remove.
     Unsubscribe { conn: ConnId, request: RequestNo, app: AppId, terminal: TerminalId, filters: Vec<String> },
     /// A PUBLISH for the log.
-    Publish { conn: ConnId, request: RequestNo, terminal: TerminalId, message: Box<Message>, ttl_ms: Option<u64> },
+    Publish {
+        conn: ConnId,
+        request: RequestNo,
+        terminal: TerminalId,
+        message: Box<Message>,
+        ttl_ms: Option<u64>,
+    },
     /// A QoS 0 PUBLISH, for other edges.
     Transient(Outgoing),
     /// What became of a push.
@@ -174,4 +181,3 @@ pub(crate) struct ShardReport {
     /// Queued or written and not answered.
     pub(crate) in_flight: BTreeMap<PushId, TerminalSet>,
 }
-

@@ -20,8 +20,8 @@ use cluster_proto::{
     link::{
         BindingReport, Bound, Committed, Deliver, EdgeControl, Fetch, FilterDelta, Lane, LeaderControl, Owed,
         OwedPush, Payload, Publish, PublishOutcome, Published, PushDelivery, Receipts, SessionReply,
-        SessionReplyBody, SessionRequest, SessionRequestBody, StreamHeader, Subscription, Transient, UnbindReason,
-        Welcome,
+        SessionReplyBody, SessionRequest, SessionRequestBody, StreamHeader, Subscription, Transient,
+        UnbindReason, Welcome,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -121,7 +121,13 @@ impl FakeLeader {
         self.push_message(targets, message("news", payload), inline, false)
     }
 
-    pub(crate) fn push_message(&self, targets: &[TerminalNo], message: Message, inline: bool, best_effort: bool) -> PushId {
+    pub(crate) fn push_message(
+        &self,
+        targets: &[TerminalNo],
+        message: Message,
+        inline: bool,
+        best_effort: bool,
+    ) -> PushId {
         let delivery = self.with(|log| {
             log.last_push += 1;
             let push = PushId(log.last_push);
@@ -389,7 +395,10 @@ impl Server {
             SessionRequestBody::Subscribe(subscribe) => {
                 let mut log = self.log.lock().expect("log");
                 if log.takes("session", subscribe.seq) {
-                    log.subscriptions.entry(subscribe.terminal.clone()).or_default().extend(subscribe.subscriptions);
+                    log.subscriptions
+                        .entry(subscribe.terminal.clone())
+                        .or_default()
+                        .extend(subscribe.subscriptions);
                 }
                 SessionReplyBody::Changed { no: log.no_of(&subscribe.terminal), session: SessionId(1) }
             }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cluster_proto::{
     Incarnation, NodeId, PushId, TerminalNo, TerminalSet,
-    link::{EdgeControl, Hello, Lane, LeaderControl, Owed, UnbindReason, Welcome, Deliver, BindingReport},
     limits::OWED_PER_PULL_MAX,
+    link::{BindingReport, Deliver, EdgeControl, Hello, Lane, LeaderControl, Owed, UnbindReason, Welcome},
 };
 use fabric_core::link::{Binding, Who};
 use raft_store::{Applied, Command, CommandBody, ProposeError};
@@ -53,7 +53,9 @@ impl Leader {
                     self.actions.push(Action::Control(link, LeaderControl::HeartbeatAck { nonce }));
                 }
             }
-            EdgeControl::Unbound { epoch, receipts_seq } => self.old_binding_gone(now, node, epoch, receipts_seq),
+            EdgeControl::Unbound { epoch, receipts_seq } => {
+                self.old_binding_gone(now, node, epoch, receipts_seq)
+            }
             EdgeControl::Draining => {
                 if let Some(edge) = self.edges.get_mut(&node) {
                     edge.draining = true;
@@ -93,7 +95,8 @@ impl Leader {
         match result {
             Ok(Applied::IncarnationOver) => {
                 let reason = format!("edge {node} was declared ended in this life");
-                self.actions.push(Action::Control(link, LeaderControl::Refused { reason, incarnation_over: true }));
+                self.actions
+                    .push(Action::Control(link, LeaderControl::Refused { reason, incarnation_over: true }));
                 self.actions.push(Action::Close(link));
             }
             Err(_) => self.actions.push(Action::Close(link)),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cluster_proto::{
     AppId, Epoch, Message, Outcome, PushId, TerminalId, TerminalSet,
     link::{
-        Deliver, Fetch, LeaderControl, Owed, OwedPush, Payload, PublishOutcome, PushDelivery, RefuseReason, Transient,
-        UnbindReason,
+        Deliver, Fetch, LeaderControl, Owed, OwedPush, Payload, PublishOutcome, PushDelivery, RefuseReason,
+        Transient, UnbindReason,
     },
 };
 use fabric_core::mqtt::CloseCause;
@@ -44,7 +44,9 @@ impl Hub {
             LeaderControl::Revoke { app, terminal, issued_until } => {
                 self.ports.push_all(|| ToShard::Revoked(app, terminal.clone(), issued_until));
             }
-            LeaderControl::Unbind { terminal, app, epoch, reason } => self.unbind(app, &terminal, epoch, reason),
+            LeaderControl::Unbind { terminal, app, epoch, reason } => {
+                self.unbind(app, &terminal, epoch, reason)
+            }
             LeaderControl::ForwardTransient(forward) => self.shared.set_forward_transient(forward),
             // The machine keeps these to itself.
             LeaderControl::Welcome(_)

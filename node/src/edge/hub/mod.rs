@@ -479,7 +479,9 @@ async fn recv<T>(receiver: Option<&mut mpsc::Receiver<T>>) -> T {
 }
 
 /// Waits for the attempt under way; for ever if there is none.
-async fn dialled(dialling: &mut Option<JoinHandle<anyhow::Result<LinkStreams>>>) -> anyhow::Result<LinkStreams> {
+async fn dialled(
+    dialling: &mut Option<JoinHandle<anyhow::Result<LinkStreams>>>,
+) -> anyhow::Result<LinkStreams> {
     let Some(task) = dialling else { return pending().await };
     let result = task.await;
     *dialling = None;

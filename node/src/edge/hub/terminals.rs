@@ -3,8 +3,8 @@
 use cluster_proto::{
     AppId, TerminalId,
     link::{
-        Bind, Bound, Publish, RefuseReason, SessionReplyBody, SessionRequestBody, Subscribe, Subscription, Transient,
-        Unbind, UnbindReason, Unsubscribe,
+        Bind, Bound, Publish, RefuseReason, SessionReplyBody, SessionRequestBody, Subscribe, Subscription,
+        Transient, Unbind, UnbindReason, Unsubscribe,
     },
 };
 use fabric_core::{
@@ -213,7 +213,9 @@ impl Hub {
         // Otherwise an Unbind, whose answer says nothing new.
         let Some(change) = self.changes.remove(&request) else { return };
         match answer {
-            SessionAnswer::Reply(SessionReplyBody::Changed { no, session }) => self.changed(change, Ok((no, session))),
+            SessionAnswer::Reply(SessionReplyBody::Changed { no, session }) => {
+                self.changed(change, Ok((no, session)))
+            }
             SessionAnswer::Reply(SessionReplyBody::Refused(reason)) => self.changed(change, Err(reason)),
             SessionAnswer::Reply(_) => self.changed(change, Err(RefuseReason::Unavailable)),
             // Committed, but number and session went with the old leader: a change of nothing tells them.

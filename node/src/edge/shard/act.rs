@@ -6,7 +6,7 @@ use fabric_core::mqtt::{
     Action, Close, CloseCause, Credentials, Grant, Incoming, Matching, Moment, Relay, Session,
 };
 
-use super::{Actions, CLOSING_MS, OUT_LEN_MAX, GATHERED_TRANSIENT_MAX, Shard};
+use super::{Actions, CLOSING_MS, GATHERED_TRANSIENT_MAX, OUT_LEN_MAX, Shard};
 use crate::edge::{
     clock,
     codec::{self, Outgoing},
@@ -67,10 +67,22 @@ impl Shard {
             Action::Accept(incoming) => self.accept(slot, *incoming),
             Action::Relay(relay) => self.relay(slot, *relay),
             Action::Subscribe { request, subscriptions } => {
-                self.ask(slot, |conn, app, terminal| ToHub::Subscribe { conn, request, app, terminal, subscriptions });
+                self.ask(slot, |conn, app, terminal| ToHub::Subscribe {
+                    conn,
+                    request,
+                    app,
+                    terminal,
+                    subscriptions,
+                });
             }
             Action::Unsubscribe { request, filters } => {
-                self.ask(slot, |conn, app, terminal| ToHub::Unsubscribe { conn, request, app, terminal, filters });
+                self.ask(slot, |conn, app, terminal| ToHub::Unsubscribe {
+                    conn,
+                    request,
+                    app,
+                    terminal,
+                    filters,
+                });
             }
             Action::Subscribed { filter, best_effort } => self.index(slot, &filter, best_effort, true),
             Action::Unsubscribed { filter, best_effort } => self.index(slot, &filter, best_effort, false),
@@ -89,8 +101,7 @@ impl Shard {
     // ------------------------------------------------------------ CONNECT
 
     fn authenticate(&mut self, slot: u32, credentials: Credentials) {
-        let result =
-            self.authenticator.authenticate(&self.shared, credentials, self.now_ms, clock::wall_s());
+        let result = self.authenticator.authenticate(&self.shared, credentials, self.now_ms, clock::wall_s());
         self.with_session(slot, |session, at, out| session.handle_authenticated(at, result, out));
     }
 
@@ -121,7 +132,8 @@ impl Shard {
         build: impl FnOnce(crate::edge::messages::ConnId, AppId, TerminalId) -> ToHub,
     ) {
         let Some(conn) = self.conn_id(slot) else { return };
-        let Some((app, terminal)) = self.grant_of(slot).map(|grant| (grant.app, grant.terminal.clone())) else {
+        let Some((app, terminal)) = self.grant_of(slot).map(|grant| (grant.app, grant.terminal.clone()))
+        else {
             return;
         };
         self.tell_hub(build(conn, app, terminal));
@@ -142,7 +154,9 @@ impl Shard {
 
     fn pull(&mut self, slot: u32, after: cluster_proto::PushId, max: u16) {
         let Some(no) = self.no_of(slot) else { return };
-        let Some(epoch) = self.connections.get(slot as usize).and_then(|connection| connection.epoch) else { return };
+        let Some(epoch) = self.connections.get(slot as usize).and_then(|connection| connection.epoch) else {
+            return;
+        };
         self.tell_hub(ToHub::Pull { no, epoch, after, max });
     }
 
@@ -200,7 +214,8 @@ impl Shard {
         connection.unread = Default::default();
         connection.closing_until_ms = Some(now_ms + CLOSING_MS);
         // A terminal that left does not listen any more.
-        if matches!(cause, CloseCause::Disconnected | CloseCause::ConnectionLost | CloseCause::ConnectTimeout) {
+        if matches!(cause, CloseCause::Disconnected | CloseCause::ConnectionLost | CloseCause::ConnectTimeout)
+        {
             connection.out.free(&mut self.pool);
         }
         if let Some(no) = connection.no.filter(|no| self.by_no.get(no) == Some(&slot)) {

@@ -125,7 +125,14 @@ impl Shard {
         for slot in slots.drain(..) {
             let (own, room) = (publisher == Some(slot), self.room(slot));
             let shown = self.with_session(slot, |session, at, out| {
-                session.show(fabric_core::mqtt::Moment { room, ..at }, message, own, matching, expires_at_ms, out)
+                session.show(
+                    fabric_core::mqtt::Moment { room, ..at },
+                    message,
+                    own,
+                    matching,
+                    expires_at_ms,
+                    out,
+                )
             });
             if shown == Some(Shown::Dropped) {
                 self.counters.dropped_slow.increment(1);

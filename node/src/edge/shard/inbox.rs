@@ -86,7 +86,9 @@ impl Shard {
 
     fn published(&mut self, conn: ConnId, request: RequestNo, result: Result<PublishOutcome, RefuseReason>) {
         if self.connection(conn.slot, conn.connection).is_some() {
-            self.with_session(conn.slot, |session, at, out| session.handle_published(at, request, result, out));
+            self.with_session(conn.slot, |session, at, out| {
+                session.handle_published(at, request, result, out)
+            });
             self.read_on(conn.slot);
         }
     }

@@ -24,7 +24,14 @@ struct Subscribers {
 
 impl Index {
     /// A connection has a subscription now.
-    pub(crate) fn add(&mut self, app: AppId, filter: &str, slot: u32, best_effort: bool, news: &mut Vec<ToHub>) {
+    pub(crate) fn add(
+        &mut self,
+        app: AppId,
+        filter: &str,
+        slot: u32,
+        best_effort: bool,
+        news: &mut Vec<ToHub>,
+    ) {
         let tree = self.apps.entry(app).or_default();
         let subscribers = tree.get_or_insert_with(filter, Subscribers::default);
         if subscribers.is_empty() {
@@ -40,7 +47,14 @@ impl Index {
     }
 
     /// The reverse.
-    pub(crate) fn remove(&mut self, app: AppId, filter: &str, slot: u32, best_effort: bool, news: &mut Vec<ToHub>) {
+    pub(crate) fn remove(
+        &mut self,
+        app: AppId,
+        filter: &str,
+        slot: u32,
+        best_effort: bool,
+        news: &mut Vec<ToHub>,
+    ) {
         let Some(tree) = self.apps.get_mut(&app) else { return };
         let Some(subscribers) = tree.get_mut(filter) else { return };
         let list = subscribers.list(best_effort);

@@ -32,7 +32,8 @@ impl Shard {
         let Some(connection) = self.connection(slot, id) else { return false };
         // A packet that began in an earlier read goes on in the connection's own buffer.
         let own = !connection.unread.is_empty();
-        let mut buffer = if own { std::mem::take(&mut connection.unread) } else { std::mem::take(&mut shared) };
+        let mut buffer =
+            if own { std::mem::take(&mut connection.unread) } else { std::mem::take(&mut shared) };
         buffer.reserve(READ_LEN);
         let before = buffer.len();
         let result = connection.socket.try_read(&mut buffer, READ_LEN);
@@ -70,8 +71,11 @@ impl Shard {
         }
         if !buffer.is_empty() {
             // Of a large packet the buffer is taken as it is; of a small one a copy, so that the shared one stays.
-            connection.unread =
-                if buffer.len() > READ_LEN / 4 { std::mem::take(buffer) } else { BytesMut::from(&buffer[..]) };
+            connection.unread = if buffer.len() > READ_LEN / 4 {
+                std::mem::take(buffer)
+            } else {
+                BytesMut::from(&buffer[..])
+            };
         }
     }
 
@@ -165,12 +169,13 @@ impl Shard {
             return;
         }
         let socket = &mut connection.socket;
-        let result = connection.out.write(&mut self.pool, |bytes| socket.try_write(bytes)).and_then(|written| {
-            match socket.try_flush() {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-                _ => Ok(written),
-            }
-        });
+        let result =
+            connection.out.write(&mut self.pool, |bytes| socket.try_write(bytes)).and_then(|written| {
+                match socket.try_flush() {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+                    _ => Ok(written),
+                }
+            });
         match result {
             Ok((written, count)) => self.written(slot, written, count),
             Err(error) => {

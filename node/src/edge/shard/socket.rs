@@ -130,7 +130,11 @@ enum Plaintext {
     End,
 }
 
-fn take_plaintext(tls: &mut ServerConnection, buffer: &mut BytesMut, len_max: usize) -> io::Result<Plaintext> {
+fn take_plaintext(
+    tls: &mut ServerConnection,
+    buffer: &mut BytesMut,
+    len_max: usize,
+) -> io::Result<Plaintext> {
     let mut chunk = [0; 4096];
     let start = buffer.len();
     while buffer.len() - start < len_max {
