@@ -32,8 +32,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppId, Epoch, Incarnation, Message, NodeId, Outcome, PushId, Qos, SessionId, TerminalId, TerminalNo, TerminalSet,
-    credential::PublicKey,
+    AppId, Epoch, Incarnation, Message, NodeId, Outcome, PushId, Qos, SessionId, TerminalId, TerminalNo,
+    TerminalSet, credential::PublicKey,
 };
 
 /// ALPN of the link; the number is its version.

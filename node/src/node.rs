@@ -81,10 +81,8 @@ impl Node {
         check_identity(&config, &certificates, roles)?;
         let health = Health::new(&conditions(roles));
         let http = listen_tcp(config.http.address, "http.address").await?;
-        let mut background = vec![tokio::spawn(telemetry::http::serve(
-            http,
-            Pages { health: health.clone(), metrics },
-        ))];
+        let mut background =
+            vec![tokio::spawn(telemetry::http::serve(http, Pages { health: health.clone(), metrics }))];
         let alpns: &[Alpn] = if roles.control { &[Alpn::Raft, Alpn::Link] } else { &[] };
         let endpoint = Endpoint::bind(config.link.address, &certificates, alpns)?;
         let api_keyring = Keyring::default();

@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use cluster_proto::{NodeId, limits::PROPOSAL_BATCH_LEN_MAX, link::{EdgeControl, Hello}};
+use cluster_proto::{
+    NodeId,
+    limits::PROPOSAL_BATCH_LEN_MAX,
+    link::{EdgeControl, Hello},
+};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use raft_store::{Applied, Command, CommandBody, ControlGroup, Effect, Leadership, ProposeError};
 use tokio::{
@@ -271,7 +275,9 @@ impl Batch {
 fn size(command: &Command) -> usize {
     match &command.body {
         CommandBody::AcceptPush(accept) => accept.message.size(),
-        CommandBody::RecordReceipts { items } => items.iter().map(|item| item.terminals.0.serialized_size()).sum(),
+        CommandBody::RecordReceipts { items } => {
+            items.iter().map(|item| item.terminals.0.serialized_size()).sum()
+        }
         CommandBody::ExpirePushes { pushes } => pushes.iter().map(|(_, set)| set.0.serialized_size()).sum(),
         _ => 256,
     }
@@ -287,7 +293,9 @@ impl Leading {
         let mut answers = Box::pin(async move {
             match group.propose_all(batch.commands).await {
                 Ok(results) => batch.tokens.into_iter().zip(results.into_iter().map(Ok)).collect(),
-                Err(error) => batch.tokens.into_iter().map(|token| (token, Err(error.clone()))).collect::<Answers>(),
+                Err(error) => {
+                    batch.tokens.into_iter().map(|token| (token, Err(error.clone()))).collect::<Answers>()
+                }
             }
         });
         // The first poll queues it.
@@ -301,8 +309,12 @@ impl Leading {
         let (link, sent) = match action {
             Action::Control(link, frame) => (link, self.with(link, |l| l.control.try_send(frame).is_ok())),
             Action::Session(link, frame) => (link, self.with(link, |l| l.session.try_send(frame).is_ok())),
-            Action::Published(link, frame) => (link, self.with(link, |l| l.published.try_send(frame).is_ok())),
-            Action::Committed(link, frame) => (link, self.with(link, |l| l.committed.try_send(frame).is_ok())),
+            Action::Published(link, frame) => {
+                (link, self.with(link, |l| l.published.try_send(frame).is_ok()))
+            }
+            Action::Committed(link, frame) => {
+                (link, self.with(link, |l| l.committed.try_send(frame).is_ok()))
+            }
             Action::Deliver(link, frame) => (link, self.with(link, |l| l.deliver.try_send(frame).is_ok())),
             Action::Transient(link, frame) => {
                 // QoS 0: what does not fit is dropped and counted.

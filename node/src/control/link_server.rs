@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use cluster_proto::link::{
-    Committed, Deliver, EdgeControl, Fetch, Hello, LeaderControl, Payload, Published, SessionReply, StreamHeader,
-    Transient,
+    Committed, Deliver, EdgeControl, Fetch, Hello, LeaderControl, Payload, Published, SessionReply,
+    StreamHeader, Transient,
 };
 use raft_store::Tables;
 use serde::{Serialize, de::DeserializeOwned};
@@ -89,7 +89,9 @@ async fn serve_streams(
         bail!("the first stream is not the control stream");
     }
     let (mut to_edge, mut from_edge) = control.into_bi::<LeaderControl, EdgeControl>()?;
-    let Some(EdgeControl::Hello(hello)) = from_edge.recv().await? else { bail!("the first frame is not Hello") };
+    let Some(EdgeControl::Hello(hello)) = from_edge.recv().await? else {
+        bail!("the first frame is not Hello")
+    };
     if let Some(answer) = not_welcome(handle, peer, &hello) {
         to_edge.send(&answer).await?;
         to_edge.finish().await?;
@@ -141,7 +143,12 @@ fn queues() -> (LinkSender, mpsc::Receiver<LeaderControl>, mpsc::Receiver<Delive
         committed: Some(committed_rx),
         transient: Some(transient_rx),
     };
-    (LinkSender { control, session, published, committed, deliver, transient }, control_rx, deliver_rx, queues)
+    (
+        LinkSender { control, session, published, committed, deliver, transient },
+        control_rx,
+        deliver_rx,
+        queues,
+    )
 }
 
 /// The edge opens one stream per duty; each is served by a task of its own, which ends with the connection.
@@ -230,7 +237,10 @@ async fn write_all<Out: Serialize>(
 }
 
 /// The control stream's end is the link's end.
-async fn write_control(frames: FrameSender<LeaderControl>, queue: mpsc::Receiver<LeaderControl>) -> anyhow::Result<()> {
+async fn write_control(
+    frames: FrameSender<LeaderControl>,
+    queue: mpsc::Receiver<LeaderControl>,
+) -> anyhow::Result<()> {
     write_all(frames, queue).await?;
     bail!("the link was closed here")
 }

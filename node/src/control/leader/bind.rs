@@ -9,15 +9,15 @@
 //! One Bind at a time per terminal; a newer one from another connection takes the waiting one's place, whose edge is
 //! told that it is stale.
 
+use cluster_proto::PushId;
 use cluster_proto::{
     AppId, Epoch, NodeId, SessionId, TerminalId, TerminalNo,
-    link::{
-        Bind, Bound, Deliver, LeaderControl, Owed, OwedPush, RefuseReason, SessionReply, SessionReplyBody, Unbind,
-        UnbindReason,
-    },
     limits::OWED_PER_PULL_MAX,
+    link::{
+        Bind, Bound, Deliver, LeaderControl, Owed, OwedPush, RefuseReason, SessionReply, SessionReplyBody,
+        Unbind, UnbindReason,
+    },
 };
-use cluster_proto::PushId;
 use fabric_core::link::{Binding, Who};
 use raft_store::{
     Applied, Command, CommandBody, ProposeError, Refusal,
@@ -107,7 +107,8 @@ impl Leader {
     /// The old edge closed the connection of a binding that was taken over, kicked or revoked.
     pub(super) fn old_binding_gone(&mut self, now: Now, edge: NodeId, epoch: Epoch, receipts_seq: u64) {
         let taking_over = |queue: &BindQueue| queue.current.stage == Stage::TakingOver { from: edge, epoch };
-        let Some(key) = self.binds.iter().find(|(_, queue)| taking_over(queue)).map(|(key, _)| key.clone()) else {
+        let Some(key) = self.binds.iter().find(|(_, queue)| taking_over(queue)).map(|(key, _)| key.clone())
+        else {
             return;
         };
         if let Some(queue) = self.binds.get_mut(&key) {
@@ -137,7 +138,8 @@ impl Leader {
     /// Receipts were applied: some binds may go on.
     pub(super) fn advance_binds(&mut self, now: Now) {
         let awaiting = |queue: &BindQueue| matches!(queue.current.stage, Stage::AwaitingReceipts(_));
-        let keys: Vec<_> = self.binds.iter().filter(|(_, queue)| awaiting(queue)).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<_> =
+            self.binds.iter().filter(|(_, queue)| awaiting(queue)).map(|(key, _)| key.clone()).collect();
         keys.iter().for_each(|key| self.advance_bind(now, key));
     }
 
@@ -281,7 +283,8 @@ impl Leader {
         self.set_bound(gone.edge, no, false);
         match self.tables.session(no) {
             Some(record) => {
-                let body = CommandBody::DetachSession { no, session: record.session, expiry_s: session_expiry_s };
+                let body =
+                    CommandBody::DetachSession { no, session: record.session, expiry_s: session_expiry_s };
                 self.propose(Command::own(body), Waiting::Detached(Some((link, request))));
             }
             None => self.reply(link, request, SessionReplyBody::Unbound),

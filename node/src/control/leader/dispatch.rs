@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use cluster_proto::{
     DropReason, Message, NodeId, Outcome, PushId, PushKind, Qos, TerminalSet,
-    link::{Deliver, FilterUse, PushDelivery, Receipt, Transient},
     limits::{INLINE_PAYLOAD_LEN_MAX, SMALL_AUDIENCE_MAX},
+    link::{Deliver, FilterUse, PushDelivery, Receipt, Transient},
 };
 use raft_store::{Command, CommandBody, effect::AcceptedPush};
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cluster_proto::{
     Incarnation, NodeId, PushId, TerminalNo, TerminalSet,
-    link::{EdgeControl, Hello, Lane, LeaderControl, Owed, UnbindReason, Welcome, Deliver, BindingReport},
     limits::OWED_PER_PULL_MAX,
+    link::{BindingReport, Deliver, EdgeControl, Hello, Lane, LeaderControl, Owed, UnbindReason, Welcome},
 };
 use fabric_core::link::{Binding, Who};
 use raft_store::{Applied, Command, CommandBody, ProposeError};
@@ -53,7 +53,9 @@ impl Leader {
                     self.actions.push(Action::Control(link, LeaderControl::HeartbeatAck { nonce }));
                 }
             }
-            EdgeControl::Unbound { epoch, receipts_seq } => self.old_binding_gone(now, node, epoch, receipts_seq),
+            EdgeControl::Unbound { epoch, receipts_seq } => {
+                self.old_binding_gone(now, node, epoch, receipts_seq)
+            }
             EdgeControl::Draining => {
                 if let Some(edge) = self.edges.get_mut(&node) {
                     edge.draining = true;
@@ -65,13 +67,6 @@ impl Leader {
     fn handle_hello(&mut self, now: Now, link: LinkId, hello: Hello) {
         let node = hello.edge;
         let known = self.tables.edge_seqs(node).map(|(incarnation, _)| incarnation);
-        let ended = !self.tables.edges().iter().any(|(id, _)| *id == node);
-        let over = known.is_some_and(|known| hello.incarnation < known || (hello.incarnation == known && ended));
-        if over {
-            let reason = format!("edge {node} was declared ended in this life");
-            self.actions.push(Action::Control(link, LeaderControl::Refused { reason, incarnation_over: true }));
-            return self.actions.push(Action::Close(link));
-        }
         if let Some(old) = self.edges.get(&node).and_then(|edge| edge.link) {
             self.links.remove(&old);
             self.actions.push(Action::Close(old));
@@ -98,7 +93,13 @@ impl Leader {
     pub(super) fn edge_started(&mut self, _now: Now, link: LinkId, result: Result<Applied, ProposeError>) {
         let Some(node) = self.edge_of(link).map(|(node, _)| node) else { return };
         match result {
-            Ok(Applied::IncarnationOver) | Err(_) => self.actions.push(Action::Close(link)),
+            Ok(Applied::IncarnationOver) => {
+                let reason = format!("edge {node} was declared ended in this life");
+                self.actions
+                    .push(Action::Control(link, LeaderControl::Refused { reason, incarnation_over: true }));
+                self.actions.push(Action::Close(link));
+            }
+            Err(_) => self.actions.push(Action::Close(link)),
             Ok(_) => self.welcome(node, link),
         }
     }

@@ -3,8 +3,8 @@
 use cluster_proto::{
     AppId, Incarnation, NodeId, Outcome, TerminalId,
     link::{
-        Committed, Lane, Origin, Publish, PublishOutcome, Published, Receipts, RefuseReason, SessionReplyBody,
-        SessionRequest, SessionRequestBody, Subscribe, Unsubscribe,
+        Committed, Lane, Origin, Publish, PublishOutcome, Published, Receipts, RefuseReason,
+        SessionReplyBody, SessionRequest, SessionRequestBody, Subscribe, Unsubscribe,
     },
 };
 use fabric_core::link::Who;
@@ -22,8 +22,12 @@ impl Leader {
             SessionRequestBody::Bind(bind) => self.handle_bind(now, link, request, bind),
             SessionRequestBody::Unbind(unbind) => self.handle_unbind(link, request, unbind),
             SessionRequestBody::Subscribe(subscribe) => self.handle_subscribe(link, request, subscribe),
-            SessionRequestBody::Unsubscribe(unsubscribe) => self.handle_unsubscribe(link, request, unsubscribe),
-            SessionRequestBody::Pull { no, epoch, after, max } => self.handle_pull(now, link, no, epoch, after, max),
+            SessionRequestBody::Unsubscribe(unsubscribe) => {
+                self.handle_unsubscribe(link, request, unsubscribe)
+            }
+            SessionRequestBody::Pull { no, epoch, after, max } => {
+                self.handle_pull(now, link, no, epoch, after, max)
+            }
         }
     }
 

@@ -27,8 +27,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use cluster_proto::{
     AppId, Incarnation, NodeId, PushId, TerminalId, TerminalNo, TerminalSet,
     link::{
-        BindingReport, Committed, Deliver, EdgeControl, LeaderControl, NodeAddresses, Publish, Published, Receipts,
-        SessionReply, SessionRequest, Transient, UnbindReason,
+        BindingReport, Committed, Deliver, EdgeControl, LeaderControl, NodeAddresses, Publish, Published,
+        Receipts, SessionReply, SessionRequest, Transient, UnbindReason,
     },
 };
 use fabric_core::link::{EdgeFilters, Handed, Presence, Who};
@@ -135,7 +135,7 @@ pub(crate) const TICK_MS: u64 = 200;
 /// An edge may act for this long after it sent the last heartbeat that was answered.
 pub(crate) const LEASE_MS: u64 = 5_000;
 /// How often edges send heartbeats.
-pub(crate) const HEARTBEAT_MS: u64 = 1_000;
+pub(crate) const HEARTBEAT_MS: u64 = 500;
 /// Heartbeats are answered only if leadership was confirmed this recently: an isolated leader renews no lease.
 const CONFIRMED_WITHIN_MS: u64 = 1_500;
 /// An edge without a link is declared ended after its lease and this margin.
@@ -181,9 +181,21 @@ enum Waiting {
     EdgeEnded(NodeId, Incarnation),
     Bind(AppId, TerminalId),
     Detached(Option<(LinkId, u64)>),
-    Changed { link: LinkId, request: u64, app: AppId, terminal: TerminalId, who: Who },
-    Published { link: LinkId, seq: u64 },
-    Receipts { link: LinkId, receipts: Receipts },
+    Changed {
+        link: LinkId,
+        request: u64,
+        app: AppId,
+        terminal: TerminalId,
+        who: Who,
+    },
+    Published {
+        link: LinkId,
+        seq: u64,
+    },
+    Receipts {
+        link: LinkId,
+        receipts: Receipts,
+    },
     Withdrawn(Vec<PushId>),
     /// Housekeeping of one kind: no second while one is under way.
     Chore(Chore),

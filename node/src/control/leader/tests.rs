@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use cluster_proto::{
     Epoch, Message, MessageProperties, Outcome, PushKind, Qos, State,
-    link::{Bind, Bound, Hello, Owed, PushDelivery, Receipt, SessionReplyBody, SessionRequestBody, Subscribe, Subscription},
+    link::{
+        Bind, Bound, Hello, Owed, PushDelivery, Receipt, SessionReplyBody, SessionRequestBody, Subscribe,
+        Subscription,
+    },
 };
 use raft_store::{
     CommandBatch, CommandBody, Effect,
@@ -78,7 +81,8 @@ impl World {
         let batch = CommandBatch { at_ms: self.now.wall_ms, commands: vec![command] };
         let position = EntryPosition { term: self.term, index: self.index };
         let mut effects = Vec::new();
-        let mut applied = self.machine.apply(vec![(position, Some(batch))], None, &mut effects).expect("apply");
+        let mut applied =
+            self.machine.apply(vec![(position, Some(batch))], None, &mut effects).expect("apply");
         for effect in effects {
             match effect {
                 Effect::Accepted(push) => self.leader.handle(self.now, Event::Accepted(push)),
@@ -143,7 +147,8 @@ impl World {
     }
 
     fn hello(&mut self, link: LinkId, edge: u64) {
-        let hello = Hello { edge: NodeId(edge), incarnation: Incarnation(1), addresses: NodeAddresses::default() };
+        let hello =
+            Hello { edge: NodeId(edge), incarnation: Incarnation(1), addresses: NodeAddresses::default() };
         self.event(Event::Control(link, EdgeControl::Hello(hello)));
     }
 
@@ -327,7 +332,9 @@ fn a_takeover_waits_for_the_old_edges_receipts() {
     w.bind_request(b, "tv-1", 0);
     assert!(w.bound(b).is_none(), "the old edge has not let go");
     let unbind = w.take(a);
-    assert!(matches!(&unbind[..], [Sent::Control(LeaderControl::Unbind { epoch, .. })] if *epoch == old.epoch));
+    assert!(
+        matches!(&unbind[..], [Sent::Control(LeaderControl::Unbind { epoch, .. })] if *epoch == old.epoch)
+    );
     w.event(Event::Control(a, EdgeControl::Unbound { epoch: old.epoch, receipts_seq: 1 }));
     assert!(w.bound(b).is_none(), "its receipts are not applied");
     w.receipt(a, 1, push, nos[0], Outcome::Delivered);
