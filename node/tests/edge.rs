@@ -355,6 +355,25 @@ async fn without_a_leader_connect_waits_and_is_then_refused_as_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_declared_ended_closes_every_terminal_and_begins_a_new_life() {
+    let fixture = Fixture::new().await;
+    let connect = Connect { id: "tv", v5: true, ..Connect::default() };
+    let (mut client, _) = Client::connect(fixture.mqtt, &connect).await;
+    client.publish("a", "x", 1, 1).await;
+    client.next().await.expect("PUBACK");
+    let first_life = fixture.leader.with(|log| log.incarnation);
+    let reason = "declared ended".to_owned();
+    fixture.leader.control(LeaderControl::Refused { reason, incarnation_over: true });
+    let disconnect = client.next().await.expect("DISCONNECT");
+    assert_eq!((disconnect.first, disconnect.body[0]), (0xE0, 0x89));
+    fixture.leader.until("a new life", |log| log.incarnation > first_life).await;
+    let (mut client, code) = Client::connect(fixture.mqtt, &connect).await;
+    assert_eq!(code, 0);
+    client.publish("a", "y", 1, 1).await;
+    assert_eq!(client.next().await.map(|raw| raw.first), Some(0x40), "its lanes count from 1 again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_that_reaches_no_control_node_sends_its_terminals_elsewhere_and_is_not_ready() {
     let limits = Limits { isolation_grace: Duration::from_millis(1_500), ..Limits::default() };
     let mut fixture = Fixture::with(Setting { limits, ..Setting::default() }).await;

@@ -51,7 +51,7 @@ pub(crate) struct Log {
     live: BTreeSet<TerminalNo>,
     nos: BTreeMap<TerminalId, TerminalNo>,
     lanes: BTreeMap<&'static str, u64>,
-    incarnation: u64,
+    pub(crate) incarnation: u64,
     epochs: u64,
     last_push: u64,
 }
