@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use rumqttc::{NetworkOptions, Packet, QoS, v5};
 
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT_S: u64 = 3;
 /// Requests that wait for the socket: more than a terminal's in-flight window.
 const REQUESTS: usize = 1_024;
