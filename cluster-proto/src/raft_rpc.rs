@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// ALPN of Raft traffic. Only current control members (and nodes being added) may speak it.
+/// ALPN of Raft traffic. Any node whose certificate has the control role may speak it; only elections are refused,
+/// from nodes known to have been removed (`docs/decisions/0005-raft-certificate-rule.md` says why not "current members
+/// only").
 pub const ALPN: &[u8] = b"carillon-raft/1";
 
-/// Which Raft call a request stream carries.
+/// Which Raft call a request carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RaftCall {
     /// AppendEntries and heartbeats (the Raft paper, section 5.3).
