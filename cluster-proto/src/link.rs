@@ -318,6 +318,8 @@ pub struct Unbind {
     pub terminal: TerminalId,
     /// Its binding; ignored if a newer one exists.
     pub epoch: Epoch,
+    /// The connection, as in [`Bind::connection`]: its session is detached only while no newer one holds it.
+    pub connection: u64,
     /// DISCONNECT may change it (MQTT 5); 0 ends the session now.
     pub session_expiry_s: u32,
 }

@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use raft_store::{ControlGroup, Leadership, Options};
 use tokio::{
     net::TcpListener,
+    runtime::{Handle, Runtime},
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinHandle,
@@ -33,6 +34,9 @@ use crate::{
 
 /// Terminals are told to go elsewhere within this time; after it connections are cut.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// One carries bulk, the other goes on with heartbeats.
+const NETWORK_THREADS: usize = 2;
 
 /// Runs the node of `config` until it is told to stop or cannot go on.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -62,6 +66,7 @@ struct Node {
     config: Config,
     health: Health,
     endpoint: Endpoint,
+    network: Network,
     control: Option<Control>,
     edge: Option<EdgeHandle>,
     api: api::Server,
@@ -84,10 +89,16 @@ impl Node {
         let mut background =
             vec![tokio::spawn(telemetry::http::serve(http, Pages { health: health.clone(), metrics }))];
         let alpns: &[Alpn] = if roles.control { &[Alpn::Raft, Alpn::Link] } else { &[] };
-        let endpoint = Endpoint::bind(config.link.address, &certificates, alpns)?;
+        let network = Network::start()?;
+        let endpoint = {
+            let _network = network.handle().map(Handle::enter);
+            Endpoint::bind(config.link.address, &certificates, alpns)?
+        };
         let api_keyring = Keyring::default();
         let control = match roles.control {
-            true => Some(Control::start(&config, &endpoint, api_keyring.clone(), &mut background).await?),
+            true => Some(
+                Control::start(&config, &endpoint, &network, api_keyring.clone(), &mut background).await?,
+            ),
             false => None,
         };
         let handle = control.as_ref().map(|control| control.handle.clone());
@@ -101,7 +112,7 @@ impl Node {
             false => None,
         };
         health.met(Condition::Serving);
-        Ok(Self { config, health, endpoint, control, edge, api, background })
+        Ok(Self { config, health, endpoint, network, control, edge, api, background })
     }
 
     /// `carillon dev`: the first start founds a cluster of this node and leaves the admin token where the CLI looks.
@@ -130,6 +141,9 @@ impl Node {
         };
         if let Some(reason) = failure {
             // Raft's state is not to be trusted any more; the log is, and the next start replays it.
+            if let Some(control) = &self.control {
+                control.handle.group().clone().shutdown_now().await;
+            }
             anyhow::bail!("the control group stopped: {reason}; restart this node");
         }
         tracing::info!("stopping; a second signal stops at once");
@@ -153,6 +167,7 @@ impl Node {
             control.actor.abort();
         }
         self.endpoint.close().await;
+        drop(self.network);
         self.background.iter().for_each(JoinHandle::abort);
         tracing::info!("stopped");
     }
@@ -162,6 +177,7 @@ impl Control {
     async fn start(
         config: &Config,
         endpoint: &Endpoint,
+        network: &Network,
         keyring: Keyring,
         background: &mut Vec<JoinHandle<()>>,
     ) -> anyhow::Result<Self> {
@@ -176,7 +192,8 @@ impl Control {
         let (actor, links) = Actor::new(config.node_id(), group.clone(), effects, settings, keyring);
         let handle = ControlHandle::new(group, links);
         let raft = RaftServer::new(Arc::new(handle.group().clone()));
-        background.push(tokio::spawn(accept_connections(endpoint.clone(), raft, handle.clone())));
+        let accept = accept_connections(endpoint.clone(), raft, handle.clone());
+        background.push(network.handle().unwrap_or(&Handle::current()).spawn(accept));
         Ok(Self { handle, actor: tokio::spawn(actor.run()) })
     }
 }
@@ -264,6 +281,35 @@ async fn wait_failed(mut failed: watch::Receiver<Option<String>>) -> String {
         }
         if failed.changed().await.is_err() {
             return "its threads are gone".to_owned();
+        }
+    }
+}
+
+/// QUIC, and with it Raft's messages, has threads of its own: a burst of API calls (a signature check each) must not
+/// hold up heartbeats until a follower stands for election.
+struct Network(Option<Runtime>);
+
+impl Network {
+    fn start() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(NETWORK_THREADS)
+            .thread_name("network")
+            .enable_all()
+            .build()
+            .context("start the network's threads")?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> Option<&Handle> {
+        self.0.as_ref().map(Runtime::handle)
+    }
+}
+
+impl Drop for Network {
+    /// A runtime may not be dropped where it would wait for its threads in the middle of a task.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
     }
 }

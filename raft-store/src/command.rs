@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use cluster_proto::{
-    AppId, Incarnation, Message, NodeId, PushId, SessionId, TerminalId, TerminalNo, TerminalSet,
+    AppId, Incarnation, Message, NodeId, PushId, TerminalId, TerminalSet,
     link::{Origin, Receipt, Subscription},
 };
 use serde::{Deserialize, Serialize};
@@ -80,12 +80,11 @@ pub enum CommandBody {
     },
     /// Creates, continues or replaces a session with expiry. Answers [`crate::Applied::Session`].
     OpenSession(OpenSession),
-    /// The connection of a session ended: it expires `expiry_s` from now, at once for 0.
+    /// A connection ended: the session it holds expires `expiry_s` from now, at once for 0. Nothing happens if a
+    /// newer connection holds it.
     DetachSession {
-        /// Whose.
-        no: TerminalNo,
-        /// Only this one.
-        session: SessionId,
+        /// The connection.
+        holder: Holder,
         /// Seconds it outlives the connection.
         expiry_s: u32,
     },

@@ -87,7 +87,7 @@ impl Options {
             addresses,
             data_dir,
             heartbeat: Duration::from_millis(50),
-            election_timeout: (Duration::from_millis(200), Duration::from_millis(300)),
+            election_timeout: (Duration::from_millis(300), Duration::from_millis(400)),
             log_keep: 100_000,
             snapshot_every: 200_000,
             owed_per_terminal_max: cluster_proto::limits::OWED_PER_TERMINAL_MAX,

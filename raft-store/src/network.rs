@@ -24,8 +24,10 @@ use crate::{
 };
 
 /// An AppendEntries with entries waits for the follower's fsync, and a slow disk is no reason to send it all again.
-/// Heartbeats keep openraft's own, short limit.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
+/// openraft would give a heartbeat no longer than the heartbeat interval: on a busy machine an answer that is a little
+/// late would count as none, and the lease would lapse. This is still within an election timeout.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(250);
 
 type RpcError = RPCError<TypeConfig>;
 
@@ -122,9 +124,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        let limit = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
+        let limit = if rpc.entries.is_empty() { HEARTBEAT_TIMEOUT } else { APPEND_TIMEOUT };
         self.call(RaftCall::AppendEntries, &rpc, limit).await
     }
 

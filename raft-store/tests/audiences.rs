@@ -73,8 +73,16 @@ impl Store {
     }
 
     fn end(&mut self, no: TerminalNo) {
-        let session = self.tables.session(no).unwrap().session;
-        self.apply(CommandBody::DetachSession { no, session, expiry_s: 0 });
+        let session = self.tables.session(no).unwrap();
+        let record = self.tables.terminal_by_no(no).unwrap();
+        let holder = Holder {
+            app: record.app,
+            terminal: record.id,
+            edge: session.edge,
+            incarnation: session.incarnation,
+            connection: session.connection,
+        };
+        self.apply(CommandBody::DetachSession { holder, expiry_s: 0 });
     }
 
     fn receipt(&mut self, push: PushId, outcome: Outcome, terminals: TerminalSet) {

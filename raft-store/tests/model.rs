@@ -146,16 +146,17 @@ impl Model {
             CommandBody::OpenSession(open) => {
                 self.open(&open.holder, open.clean_start, open.expiry_s, answer)
             }
-            CommandBody::DetachSession { no, session, expiry_s } => {
+            CommandBody::DetachSession { holder, expiry_s } => {
                 let at_ms = self.at_ms;
-                let found = self.sessions.iter_mut().find(|(_, s)| s.no == no.0 && s.id == session.0);
-                if let Some((id, session)) = found {
-                    if *expiry_s == 0 {
-                        let id = id.clone();
-                        self.end(&id);
-                    } else if session.detached_at_ms.is_none() {
-                        (session.detached_at_ms, session.expiry_s) = (Some(at_ms), *expiry_s);
-                    }
+                if self.refusal(holder, false).is_some() || !self.is_own(holder) {
+                    return Applied::Done;
+                }
+                if *expiry_s == 0 {
+                    self.end(&holder.terminal);
+                } else if let Some(session) = self.sessions.get_mut(&holder.terminal)
+                    && session.detached_at_ms.is_none()
+                {
+                    (session.detached_at_ms, session.expiry_s) = (Some(at_ms), *expiry_s);
                 }
                 Applied::Done
             }

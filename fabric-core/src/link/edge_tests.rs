@@ -58,6 +58,7 @@ fn unbind() -> SessionRequestBody {
         app: AppId::DEFAULT,
         terminal: TerminalId::new("p").expect("id"),
         epoch: Epoch::default(),
+        connection: 1,
         session_expiry_s: 0,
     })
 }

@@ -127,6 +127,7 @@ mod tests {
             app: AppId::DEFAULT,
             terminal: TerminalId::new("tv").expect("id"),
             epoch: Epoch::default(),
+            connection: 1,
             session_expiry_s: 0,
         })
     }

@@ -271,8 +271,8 @@ impl Default for Raft {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(50),
-            election_timeout_min: Duration::from_millis(200),
-            election_timeout_max: Duration::from_millis(300),
+            election_timeout_min: Duration::from_millis(300),
+            election_timeout_max: Duration::from_millis(400),
             snapshot_every: 500_000,
             log_keep: 100_000,
         }

@@ -106,7 +106,7 @@ async fn serve_streams(
     to_edge.set_priority(1);
     let actor = handle.actor();
     tokio::try_join!(
-        write_control(to_edge, control),
+        write_control(to_edge, control, connection),
         write_all(deliver_stream, deliver),
         read_all(actor, from_edge, |frame| Event::Control(link, frame)),
         accept_streams(handle, link, connection, queues),
@@ -232,16 +232,23 @@ async fn write_all<Out: Serialize>(
         }
         frames.flush().await?;
     }
-    frames.finish().await?;
-    Ok(())
+    // The link is being closed. The edge takes the end of any stream for the end of the link, so this one stays open
+    // until the control stream has said its last word.
+    std::future::pending().await
 }
 
 /// The control stream's end is the link's end.
 async fn write_control(
-    frames: FrameSender<LeaderControl>,
-    queue: mpsc::Receiver<LeaderControl>,
+    mut frames: FrameSender<LeaderControl>,
+    mut queue: mpsc::Receiver<LeaderControl>,
+    connection: &quinn::Connection,
 ) -> anyhow::Result<()> {
-    write_all(frames, queue).await?;
+    while let Some(frame) = queue.recv().await {
+        frames.send(&frame).await?;
+    }
+    frames.finish().await?;
+    // Closing now would discard what was just said; the edge hangs up when it has read it.
+    let _ = tokio::time::timeout(FAREWELL, connection.closed()).await;
     bail!("the link was closed here")
 }
 

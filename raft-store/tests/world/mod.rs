@@ -189,9 +189,7 @@ impl Generator {
     }
 
     fn detach(&mut self) -> CommandBody {
-        let no = self.no();
-        let session = self.tables.session(no).map(|session| session.session).unwrap_or_default();
-        CommandBody::DetachSession { no, session, expiry_s: self.rng.random_range(0..3) }
+        CommandBody::DetachSession { holder: self.holder(), expiry_s: self.rng.random_range(0..3) }
     }
 
     fn register(&mut self) -> CommandBody {

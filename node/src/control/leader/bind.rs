@@ -93,7 +93,7 @@ impl Leader {
     /// Asks the edge that has the terminal now to let go, if it is another one and linked.
     fn take_over(&mut self, job: &Job) -> Option<Stage> {
         let Bind { app, terminal, .. } = &job.bind;
-        let old = *self.presence.get(&self.who(*app, terminal))?;
+        let (_, old) = self.bound_as(*app, terminal)?;
         if old.edge == job.edge {
             return None; // the edge closes its own old connection when it gets Bound
         }
@@ -175,7 +175,8 @@ impl Leader {
                 self.propose(Command::own(body), Waiting::Bind(key.0, key.1.clone()));
             }
             None => {
-                let no = self.tables.terminal_no(key.0, &key.1);
+                // A lent number counts only with a session: without one it may be lent to somebody else.
+                let no = self.tables.terminal_no(key.0, &key.1).filter(|no| no.is_registered());
                 self.finish_bind(now, key, no, Opened::default());
             }
         }
@@ -237,6 +238,10 @@ impl Leader {
         if still_linked {
             let epoch = self.next_epoch();
             let who = no.map_or_else(|| Who::Named(key.0, key.1.clone()), Who::Numbered);
+            if let Some((other, old)) = self.bound_as(key.0, &key.1).filter(|(other, _)| *other != who) {
+                // Registered, or lent a number, since it was bound: one terminal, one binding (I6).
+                self.presence.unbind(&other, old.epoch);
+            }
             self.set_binding(who, Binding { edge: current.edge, epoch, live: false });
             let bound = Bound {
                 no,
@@ -272,23 +277,43 @@ impl Leader {
         Epoch { term: self.term, counter: self.binding_counter }
     }
 
-    /// A connection ended by itself.
+    /// A connection ended. Its session is detached whoever is bound by now: apply looks at who holds it.
     pub(super) fn handle_unbind(&mut self, link: LinkId, request: u64, unbind: Unbind) {
-        let Unbind { app, terminal, epoch, session_expiry_s } = unbind;
-        let who = self.who(app, &terminal);
-        let Some(gone) = self.presence.unbind(&who, epoch) else {
-            return self.reply(link, request, SessionReplyBody::Unbound);
+        let Unbind { app, terminal, epoch, connection, session_expiry_s } = unbind;
+        let Some((edge, incarnation)) = self.edge_of(link).map(|(node, edge)| (node, edge.incarnation))
+        else {
+            return;
         };
-        let Who::Numbered(no) = who else { return self.reply(link, request, SessionReplyBody::Unbound) };
-        self.set_bound(gone.edge, no, false);
-        match self.tables.session(no) {
-            Some(record) => {
-                let body =
-                    CommandBody::DetachSession { no, session: record.session, expiry_s: session_expiry_s };
-                self.propose(Command::own(body), Waiting::Detached(Some((link, request))));
+        if let Some((who, binding)) = self.bound_as(app, &terminal).filter(|(_, b)| b.epoch == epoch) {
+            self.presence.unbind(&who, epoch);
+            if let Who::Numbered(no) = who {
+                self.set_bound(binding.edge, no, false);
             }
-            None => self.reply(link, request, SessionReplyBody::Unbound),
         }
+        if !self.may_have_session(app, &terminal) {
+            return self.reply(link, request, SessionReplyBody::Unbound);
+        }
+        let holder = Holder { app, terminal, edge, incarnation, connection };
+        let body = CommandBody::DetachSession { holder, expiry_s: session_expiry_s };
+        self.propose(Command::own(body), Waiting::Detached(Some((link, request))));
+    }
+
+    /// In the tables, or on its way into them.
+    fn may_have_session(&self, app: AppId, terminal: &TerminalId) -> bool {
+        let key = (app, terminal.clone());
+        self.changing.contains_key(&key)
+            || self.binds.contains_key(&key)
+            || self.tables.terminal_no(app, terminal).is_some_and(|no| self.tables.session(no).is_some())
+    }
+
+    /// The binding of a terminal, under its number or, from before it had one, under its name.
+    pub(super) fn bound_as(&self, app: AppId, terminal: &TerminalId) -> Option<(Who, Binding)> {
+        let named = Who::Named(app, terminal.clone());
+        let numbered = self.tables.terminal_no(app, terminal).map(Who::Numbered);
+        [Some(named), numbered].into_iter().flatten().find_map(|who| {
+            let binding = *self.presence.get(&who)?;
+            Some((who, binding))
+        })
     }
 
     pub(super) fn detached(&mut self, reply: Option<(LinkId, u64)>) {
@@ -299,7 +324,7 @@ impl Leader {
 
     /// Ends the connection of a terminal, wherever it is.
     pub(super) fn kick(&mut self, app: AppId, terminal: &TerminalId, reason: UnbindReason) -> bool {
-        let Some(binding) = self.presence.get(&self.who(app, terminal)).copied() else { return false };
+        let Some((_, binding)) = self.bound_as(app, terminal) else { return false };
         let Some(link) = self.edges.get(&binding.edge).and_then(|edge| edge.link) else { return false };
         let frame = LeaderControl::Unbind { terminal: terminal.clone(), app, epoch: binding.epoch, reason };
         self.actions.push(Action::Control(link, frame));

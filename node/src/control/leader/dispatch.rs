@@ -103,7 +103,8 @@ impl Leader {
         // Without a link, Resume will find what is missing.
         let Some(link) = edge.link.filter(|_| edge.phase == Phase::Live) else { return };
         let targets_qos0 = TerminalSet(&push.qos0.0 & &targets.0);
-        let inline = message.filter(|m| m.payload.len() <= INLINE_PAYLOAD_LEN_MAX);
+        // A push without audience is not stored: nobody could fetch it.
+        let inline = message.filter(|m| m.payload.len() <= INLINE_PAYLOAD_LEN_MAX || push.pending.is_empty());
         let delivery = PushDelivery {
             push: push.push,
             targets_qos0,

@@ -140,8 +140,8 @@ impl Leader {
         let Phase::Resuming { bindings, in_flight } = std::mem::replace(&mut edge.phase, Phase::Live) else {
             return self.actions.push(Action::Close(link));
         };
-        edge.live = TerminalSet::new();
-        edge.bound = TerminalSet::new();
+        // Whom it does not report any more is gone; their Unbind comes again with its other requests.
+        self.forget_bindings_of(node);
         for (push, set) in &in_flight {
             self.handed.add(*push, set);
         }

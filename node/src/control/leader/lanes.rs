@@ -1,7 +1,7 @@
 //! What edges want committed: publishes, receipts and subscription changes, each numbered in its lane.
 
 use cluster_proto::{
-    AppId, Incarnation, NodeId, Outcome, TerminalId,
+    AppId, Epoch, Incarnation, NodeId, Outcome, TerminalId,
     link::{
         Committed, Lane, Origin, Publish, PublishOutcome, Published, Receipts, RefuseReason,
         SessionReplyBody, SessionRequest, SessionRequestBody, Subscribe, Unsubscribe,
@@ -37,19 +37,19 @@ impl Leader {
     }
 
     fn handle_subscribe(&mut self, link: LinkId, request: u64, subscribe: Subscribe) {
-        let Subscribe { seq, app, terminal, connection, subscriptions, .. } = subscribe;
+        let Subscribe { seq, app, terminal, epoch, connection, subscriptions } = subscribe;
         let Some(origin) = self.origin(link, Lane::Session, seq) else { return };
         let holder = holder(origin.edge, origin.incarnation, app, &terminal, connection);
         let body = CommandBody::Subscribe { holder, subscriptions };
-        self.propose_change(link, request, origin, app, terminal, body);
+        self.propose_change(link, request, origin, (app, terminal, epoch), body);
     }
 
     fn handle_unsubscribe(&mut self, link: LinkId, request: u64, unsubscribe: Unsubscribe) {
-        let Unsubscribe { seq, app, terminal, connection, filters, .. } = unsubscribe;
+        let Unsubscribe { seq, app, terminal, epoch, connection, filters } = unsubscribe;
         let Some(origin) = self.origin(link, Lane::Session, seq) else { return };
         let holder = holder(origin.edge, origin.incarnation, app, &terminal, connection);
         let body = CommandBody::Unsubscribe { holder, filters };
-        self.propose_change(link, request, origin, app, terminal, body);
+        self.propose_change(link, request, origin, (app, terminal, epoch), body);
     }
 
     fn propose_change(
@@ -57,11 +57,18 @@ impl Leader {
         link: LinkId,
         request: u64,
         origin: Origin,
-        app: AppId,
-        terminal: TerminalId,
-        body: CommandBody,
+        (app, terminal, epoch): (AppId, TerminalId, Epoch),
+        mut body: CommandBody,
     ) {
         let who = self.who(app, &terminal);
+        let is_bound =
+            self.bound_as(app, &terminal).is_some_and(|(_, b)| b.epoch == epoch && b.edge == origin.edge);
+        if !is_bound {
+            // A late word of a connection that is over must not end the session of the one that replaced it. Its
+            // number is used up, so that the lane has no gap.
+            body = CommandBody::RecordReceipts { items: Vec::new() };
+        }
+        *self.changing.entry((app, terminal.clone())).or_default() += 1;
         let command = Command { origin: Some(origin), body };
         self.propose(command, Waiting::Changed { link, request, app, terminal, who });
     }
@@ -75,6 +82,7 @@ impl Leader {
         was: &Who,
         result: Result<Applied, ProposeError>,
     ) {
+        self.change_answered(app, terminal);
         match result {
             Ok(Applied::Session { no: Some(no), session: Some(session), .. }) => {
                 self.take_number(app, terminal, was, no);
@@ -82,8 +90,19 @@ impl Leader {
             }
             Ok(Applied::Duplicate) => self.answer_again(link, request, app, terminal, was),
             Ok(Applied::Refused(refusal)) => self.refuse(link, request, refuse_reason(&refusal)),
+            Ok(Applied::Done) => self.refuse(link, request, RefuseReason::Stale),
             // A gap, an ended life, or an unknown outcome: the edge must resume and send its lanes again.
             Ok(_) | Err(_) => self.actions.push(Action::Close(link)),
+        }
+    }
+
+    fn change_answered(&mut self, app: AppId, terminal: &TerminalId) {
+        let key = (app, terminal.clone());
+        if let Some(changes) = self.changing.get_mut(&key) {
+            *changes -= 1;
+            if *changes == 0 {
+                self.changing.remove(&key);
+            }
         }
     }
 

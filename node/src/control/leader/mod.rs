@@ -230,6 +230,8 @@ pub(crate) struct Leader {
     rescan_mark: PushId,
     binds: BTreeMap<(AppId, TerminalId), BindQueue>,
     waiting: BTreeMap<Token, Waiting>,
+    /// Terminals with subscription changes on their way into the log.
+    changing: BTreeMap<(AppId, TerminalId), u32>,
     /// Chores under way, or not due before the time given.
     chores: BTreeMap<Chore, u64>,
     actions: Vec<Action>,
@@ -268,6 +270,7 @@ impl Leader {
             rescan_mark: dispatched,
             binds: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            changing: BTreeMap::new(),
             chores: BTreeMap::new(),
             actions: Vec::new(),
             disk_full: false,
@@ -337,7 +340,9 @@ impl Leader {
             Waiting::Receipts { link, receipts } => self.receipts_committed(now, link, &receipts, result),
             Waiting::Withdrawn(pushes) => {
                 self.chores.insert(Chore::ExpirePushes, 0);
-                pushes.into_iter().for_each(|push| self.withdraw(push));
+                if result.is_ok() {
+                    pushes.into_iter().for_each(|push| self.withdraw(push));
+                }
             }
             Waiting::Chore(chore) => {
                 self.chores.insert(chore, 0);
@@ -350,8 +355,7 @@ impl Leader {
         // A caller that went away does not want its answer.
         match question {
             Question::Presence(app, terminal, reply) => {
-                let binding = self.presence.get(&self.who(app, &terminal));
-                let _ = reply.send(binding.map(|b| b.edge));
+                let _ = reply.send(self.bound_as(app, &terminal).map(|(_, binding)| binding.edge));
             }
             Question::Kick(app, terminal, reason, reply) => {
                 let _ = reply.send(self.kick(app, &terminal, reason));

@@ -262,7 +262,10 @@ impl Hub {
     }
 
     fn finish_batch(&mut self) {
-        if let Some(delta) = self.filters.take_delta() {
+        // Until the link is live, changes wait: a Resume being put together has taken the filters already.
+        if self.link.is_live()
+            && let Some(delta) = self.filters.take_delta()
+        {
             self.link.filters_changed(delta);
         }
         self.link.flush_receipts();

@@ -108,7 +108,7 @@ impl Hub {
         let PendingBind { conn, app, terminal, credential_issued_at, is_over } = bind;
         self.bind_of.remove(&conn);
         match result {
-            Ok(bound) if is_over => self.give_back(app, terminal, &bound),
+            Ok(bound) if is_over => self.give_back(app, terminal, conn, &bound),
             Ok(bound) => {
                 let old = self.bindings.bind(app, terminal, conn, credential_issued_at, &bound);
                 if let Some(old) = old {
@@ -122,9 +122,10 @@ impl Hub {
         }
     }
 
-    fn give_back(&mut self, app: AppId, terminal: TerminalId, bound: &Bound) {
-        let (epoch, session_expiry_s) = (bound.epoch, bound.session_expiry_s);
-        self.link.request(SessionRequestBody::Unbind(Unbind { app, terminal, epoch, session_expiry_s }));
+    fn give_back(&mut self, app: AppId, terminal: TerminalId, conn: ConnId, bound: &Bound) {
+        let (epoch, session_expiry_s, connection) = (bound.epoch, bound.session_expiry_s, conn.connection);
+        let unbind = Unbind { app, terminal, epoch, connection, session_expiry_s };
+        self.link.request(SessionRequestBody::Unbind(unbind));
     }
 
     fn closed(&mut self, conn: ConnId, app: AppId, terminal: &TerminalId, session_expiry_s: u32) {
@@ -137,15 +138,18 @@ impl Hub {
             }
         }
         let binding = self.bindings.unbind(app, terminal, conn);
-        match (self.unbinding.remove(&conn), binding) {
-            (Some(epoch), _) => self.link.unbound(epoch),
-            (None, Some(binding)) => {
-                let terminal = terminal.clone();
-                let unbind = Unbind { app, terminal, epoch: binding.epoch, session_expiry_s };
-                self.link.request(SessionRequestBody::Unbind(unbind));
-            }
-            // Taken over by another connection of this edge, or never bound.
-            (None, None) => {}
+        if let Some(epoch) = self.unbinding.remove(&conn) {
+            self.link.unbound(epoch);
+        }
+        // None: taken over by another connection of this edge, or never bound.
+        if let Some(binding) = binding {
+            self.link.request(SessionRequestBody::Unbind(Unbind {
+                app,
+                terminal: terminal.clone(),
+                epoch: binding.epoch,
+                connection: conn.connection,
+                session_expiry_s,
+            }));
         }
     }
 

@@ -52,7 +52,7 @@ fn command(txn: &mut Txn<'_>, command: Command) -> Result<Applied, StoreError> {
         CommandBody::EdgeStarted { edge, incarnation } => edges::started(txn, edge, incarnation),
         CommandBody::EdgeEnded { edge, incarnation } => edges::ended(txn, edge, incarnation),
         CommandBody::OpenSession(open) => sessions::open(txn, &open),
-        CommandBody::DetachSession { no, session, expiry_s } => sessions::detach(txn, no, session, expiry_s),
+        CommandBody::DetachSession { holder, expiry_s } => sessions::detach(txn, &holder, expiry_s),
         CommandBody::Subscribe { holder, subscriptions } => sessions::subscribe(txn, &holder, &subscriptions),
         CommandBody::Unsubscribe { holder, filters } => sessions::unsubscribe(txn, &holder, &filters),
         CommandBody::ExpireSessions { limit } => sessions::expire(txn, limit),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cluster_proto::{SessionId, TerminalNo, limits::SUBSCRIPTIONS_PER_SESSION_MAX, link::Subscription};
+use cluster_proto::{TerminalNo, limits::SUBSCRIPTIONS_PER_SESSION_MAX, link::Subscription};
 
 use super::{no_session, session_answer};
 use crate::{
@@ -47,14 +47,11 @@ pub(super) fn open(txn: &mut Txn<'_>, open: &OpenSession) -> Result<Applied, Sto
     }
 }
 
-pub(super) fn detach(
-    txn: &mut Txn<'_>,
-    no: TerminalNo,
-    session: SessionId,
-    expiry_s: u32,
-) -> Result<Applied, StoreError> {
-    let row = txn.read::<SessionRow>(&keys::session(no))?;
-    let Some(mut row) = row.filter(|row| row.session == session) else { return Ok(Applied::Done) };
+pub(super) fn detach(txn: &mut Txn<'_>, holder: &Holder, expiry_s: u32) -> Result<Applied, StoreError> {
+    // A newer connection may hold the session by now: what the older one says of it is void.
+    let Ok(Found { no: Some(no), row: Some(mut row), is_own: true }) = sessions::find(txn, holder)? else {
+        return Ok(Applied::Done);
+    };
     if expiry_s == 0 {
         sessions::end(txn, &[no])?;
     } else if row.detached_at_ms.is_none() {
