@@ -5,7 +5,7 @@
 //!
 //! | | read | write |
 //! |---|---|---|
-//! | not sent, or answered "not the leader" | tried again until [`ROUTE_WITHIN`], then UNAVAILABLE | the same |
+//! | not sent, or answered "not the leader" | tried again until `ROUTE_WITHIN`, then UNAVAILABLE | the same |
 //! | sent, and no answer | the same | UNKNOWN: it may have been done |
 
 use std::{

@@ -1,6 +1,6 @@
 //! Tokens: JWTs signed with the control group's own Ed25519 keys (`alg` EdDSA, `kid` in the header).
 //!
-//! - [`issue`] signs, on the leader, with a key from the tables.
+//! - `issue` signs, on the leader, with a key from the tables.
 //! - [`Keyring`] verifies, anywhere, with the public halves that the leader hands out.
 //! - [`TokenCache`] remembers what was verified, so that a reconnect storm does not check signatures twice.
 //!

@@ -5,13 +5,13 @@
 //!  terminals ══════════  shard 1 ─┼────────── hub ───┤  (QUIC)
 //!  terminals ══════════  shard n ─┘                  └─
 //! ```
-//! - [`shard`]: one thread each, with its own listener, connections, sessions and subscriptions.
-//! - [`hub`]: one thread: the link machine, bindings, payloads, receipts.
-//! - [`link`]: the streams of one link.
+//! - `shard`: one thread each, with its own listener, connections, sessions and subscriptions.
+//! - `hub`: one thread: the link machine, bindings, payloads, receipts.
+//! - `link`: the streams of one link.
 //! - [`codec`]: MQTT bytes ⇄ packets.
-//! - [`messages`]: what hub and shards tell each other; [`shared`]: the few words both look at.
-//! - [`auth`]: who a terminal is.
-//! - [`metrics`]: every metric of an edge.
+//! - `messages`: what hub and shards tell each other; `shared`: the few words both look at.
+//! - `auth`: who a terminal is.
+//! - `metrics`: every metric of an edge.
 //!
 //! Decisions live in `fabric_core`: `mqtt::Session` for a terminal, `link::EdgeLink` for the link.
 

@@ -39,7 +39,6 @@ struct World {
 enum Sent {
     Control(LeaderControl),
     Session(SessionReply),
-    Published(Published),
     Committed(Committed),
     Deliver(Deliver),
     Closed,
@@ -109,10 +108,9 @@ impl World {
                 match action {
                     Action::Control(link, frame) => self.record(link, Sent::Control(frame)),
                     Action::Session(link, frame) => self.record(link, Sent::Session(frame)),
-                    Action::Published(link, frame) => self.record(link, Sent::Published(frame)),
                     Action::Committed(link, frame) => self.record(link, Sent::Committed(frame)),
                     Action::Deliver(link, frame) => self.record(link, Sent::Deliver(frame)),
-                    Action::Transient(..) => {}
+                    Action::Published(..) | Action::Transient(..) => {}
                     Action::Close(link) => self.record(link, Sent::Closed),
                     Action::Propose(token, command) if self.commits => {
                         let applied = self.commit(command);

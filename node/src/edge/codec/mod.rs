@@ -1,6 +1,6 @@
 //! MQTT bytes to packets and back: `rumqttd::protocol` behind a guard.
 //!
-//! The guard ([`guard`]) looks at a packet first and refuses what the specification forbids and `rumqttd` does not
+//! The guard (`guard`) looks at a packet first and refuses what the specification forbids and `rumqttd` does not
 //! check, and what would make it panic (its v5 reader reaches `unreachable!()` on packets that only servers send). What
 //! `rumqttd` cannot say is ours: MQTT 3.1's protocol name, AUTH, a DISCONNECT of one byte, the credentials of CONNECT as
 //! they were sent, and PUBLISH to terminals ([`PublishTemplate`]), which is encoded once for many.
