@@ -101,12 +101,11 @@ impl Bound {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), ServeError> {
         let (reporter, health) = tonic_health::server::health_reporter();
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .build_v1()
-            .map_err(|error| ServeError::Reflection(error.to_string()))?;
-        let mut routes = Routes::new(health).add_service(reflection);
+        let unusable = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
+        let reflection = reflection().build_v1().map_err(unusable)?;
+        // What most tools speak still.
+        let reflection_alpha = reflection().build_v1alpha().map_err(unusable)?;
+        let mut routes = Routes::new(health).add_service(reflection).add_service(reflection_alpha);
         if let Some(services) = services {
             routes = services.add_to(routes);
         }
@@ -140,6 +139,12 @@ impl<C: Control> Services<C> {
             .add_service(AppsServer::new(self.clone()))
             .add_service(ClusterServer::new(self))
     }
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
 /// Keeps `grpc.health.v1` equal to `/readyz`.
