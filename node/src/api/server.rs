@@ -102,9 +102,9 @@ impl Bound {
     ) -> Result<(), ServeError> {
         let (reporter, health) = tonic_health::server::health_reporter();
         let unusable = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
-        let reflection = reflection().build_v1().map_err(unusable)?;
+        let reflection = reflection_builder().build_v1().map_err(unusable)?;
         // What most tools speak still.
-        let reflection_alpha = reflection().build_v1alpha().map_err(unusable)?;
+        let reflection_alpha = reflection_builder().build_v1alpha().map_err(unusable)?;
         let mut routes = Routes::new(health).add_service(reflection).add_service(reflection_alpha);
         if let Some(services) = services {
             routes = services.add_to(routes);
@@ -141,7 +141,7 @@ impl<C: Control> Services<C> {
     }
 }
 
-fn reflection() -> tonic_reflection::server::Builder<'static> {
+fn reflection_builder() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

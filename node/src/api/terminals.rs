@@ -121,7 +121,8 @@ impl<C: Control> Terminals for Services<C> {
         request: Request<admin::GetTerminalRequest>,
     ) -> Result<Response<admin::RevokeResponse>, Status> {
         let (_, app, id) = self.one(request, Scope::Terminals).await?;
-        let issued_until = self.gate.now_ms() / 1_000;
+        // A credential issued in the second of the last revocation is dated after it, and must be void too.
+        let issued_until = (self.gate.now_ms() / 1_000).max(self.control.revoked_until(app, &id) + 1);
         let body = CommandBody::Revoke { app, terminal: Some(id), issued_until };
         match self.control.propose(body).await.map_err(status::propose)? {
             Applied::Done => Ok(Response::new(admin::RevokeResponse { issued_until })),

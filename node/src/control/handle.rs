@@ -1,10 +1,10 @@
 //! What the API asks of the control role on this node.
 
 use cluster_proto::{
-    AppId, NodeId, PushId, TerminalId, TerminalSet,
+    AppId, NodeId, PushId, TerminalId,
     link::{NodeAddresses, UnbindReason},
 };
-use raft_store::{Applied, Command, CommandBody, ControlGroup, ProposeError};
+use raft_store::{Applied, ControlGroup, ProposeError};
 use tokio::sync::{oneshot, watch};
 
 use super::{actor::ActorHandle, backend, leader::Question};
@@ -64,9 +64,8 @@ impl ControlHandle {
 
     /// Recalls a push: settles at once whoever does not hold it; the others' edges are asked.
     pub async fn cancel_push(&self, app: AppId, push: PushId) -> Result<Applied, ProposeError> {
-        let in_flight: Option<TerminalSet> = self.ask(|reply| Question::InFlight(push, reply)).await;
-        let Some(in_flight) = in_flight else { return Err(ProposeError::NotLeader { leader: None }) };
-        self.group.propose(Command::own(CommandBody::CancelPush { app, push, in_flight })).await
+        let answer = self.ask(|reply| Question::Cancel(app, push, reply)).await;
+        answer.unwrap_or(Err(ProposeError::NotLeader { leader: None }))
     }
 
     /// All edges that are not declared ended.

@@ -348,6 +348,7 @@ impl Leader {
         let limit = usize::from(max).min(OWED_PER_PULL_MAX);
         let rows = self.tables.owed(no, after, self.dispatched, now.wall_ms, limit);
         let live = rows.len() < limit;
+        let rows = rows.into_iter().filter(|row| !self.withdrawing.contains(&row.push)).collect::<Vec<_>>();
         let mut pushes = Vec::with_capacity(rows.len());
         for row in rows {
             let dup = self.handed.add_one(row.push, no);

@@ -50,6 +50,9 @@ impl Leader {
 
     fn dispatch(&mut self, now: Now, push: &AcceptedPush) {
         self.dispatched = push.push;
+        if self.withdrawing.remove(&push.push) {
+            return;
+        }
         let mut handed = TerminalSet::new();
         for (node, targets) in self.targets_by_edge(push) {
             handed.0 |= &targets.0;

@@ -22,7 +22,10 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use cluster_proto::{
     AppId, Incarnation, NodeId, PushId, TerminalId, TerminalNo, TerminalSet,
@@ -103,8 +106,8 @@ pub(crate) enum Question {
     Presence(AppId, TerminalId, oneshot::Sender<Option<NodeId>>),
     /// End its connection; was it online?
     Kick(AppId, TerminalId, UnbindReason, oneshot::Sender<bool>),
-    /// Who may hold this push right now?
-    InFlight(PushId, oneshot::Sender<TerminalSet>),
+    /// Recall this push.
+    Cancel(AppId, PushId, oneshot::Sender<Result<Applied, ProposeError>>),
     /// All linked edges.
     Edges(oneshot::Sender<Vec<super::EdgeInfo>>),
 }
@@ -197,6 +200,7 @@ enum Waiting {
         receipts: Receipts,
     },
     Withdrawn(Vec<PushId>),
+    Cancelled(PushId, oneshot::Sender<Result<Applied, ProposeError>>),
     /// Housekeeping of one kind: no second while one is under way.
     Chore(Chore),
     Nothing,
@@ -226,6 +230,8 @@ pub(crate) struct Leader {
     handed: Handed,
     filters: EdgeFilters,
     dispatched: PushId,
+    /// Being recalled: not handed to anybody from the moment it is decided who has it.
+    withdrawing: BTreeSet<PushId>,
     /// The last push of the tables at the last rescan: by the next one it must have been dispatched.
     rescan_mark: PushId,
     binds: BTreeMap<(AppId, TerminalId), BindQueue>,
@@ -267,6 +273,7 @@ impl Leader {
             handed: Handed::default(),
             filters: EdgeFilters::default(),
             dispatched,
+            withdrawing: BTreeSet::new(),
             rescan_mark: dispatched,
             binds: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -344,6 +351,7 @@ impl Leader {
                     pushes.into_iter().for_each(|push| self.withdraw(push));
                 }
             }
+            Waiting::Cancelled(push, reply) => self.cancelled(push, reply, result),
             Waiting::Chore(chore) => {
                 self.chores.insert(chore, 0);
             }
@@ -360,9 +368,7 @@ impl Leader {
             Question::Kick(app, terminal, reason, reply) => {
                 let _ = reply.send(self.kick(app, &terminal, reason));
             }
-            Question::InFlight(push, reply) => {
-                let _ = reply.send(self.in_flight(push));
-            }
+            Question::Cancel(app, push, reply) => self.cancel(app, push, reply),
             Question::Edges(reply) => {
                 let _ = reply.send(self.edge_infos());
             }

@@ -8,10 +8,11 @@
 use std::collections::BTreeMap;
 
 use cluster_proto::{
-    NodeId, Outcome, PushId, State, TerminalSet,
+    AppId, NodeId, Outcome, PushId, State, TerminalSet,
     link::{Deliver, Receipt},
 };
-use raft_store::{Command, CommandBody};
+use raft_store::{Applied, Command, CommandBody, ProposeError};
+use tokio::sync::oneshot;
 
 use super::{Action, Chore, Leader, Now, Waiting};
 
@@ -82,6 +83,36 @@ impl Leader {
         for push in self.tables.unsettled_withdrawn(PUSHES_PER_CHORE) {
             self.withdraw(push);
         }
+    }
+
+    /// Recalls a push: whoever may hold it is asked, all others are settled when this is committed.
+    pub(super) fn cancel(
+        &mut self,
+        app: AppId,
+        push: PushId,
+        reply: oneshot::Sender<Result<Applied, ProposeError>>,
+    ) {
+        if !self.presence_is_whole() {
+            // Some edge has not said yet what it holds. The caller tries again; one that left needs no answer.
+            let _ = reply.send(Err(ProposeError::NotLeader { leader: None }));
+            return;
+        }
+        self.withdrawing.insert(push);
+        let body = CommandBody::CancelPush { app, push, in_flight: self.in_flight(push) };
+        self.propose(Command::own(body), Waiting::Cancelled(push, reply));
+    }
+
+    pub(super) fn cancelled(
+        &mut self,
+        push: PushId,
+        reply: oneshot::Sender<Result<Applied, ProposeError>>,
+        result: Result<Applied, ProposeError>,
+    ) {
+        // Once committed the tables say so; only a dispatch still to come looks here.
+        if result != Ok(Applied::Done) || push <= self.dispatched {
+            self.withdrawing.remove(&push);
+        }
+        let _ = reply.send(result);
     }
 
     /// Who may hold `push` on a connection that still exists.

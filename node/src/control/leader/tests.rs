@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use cluster_proto::{
     Epoch, Message, MessageProperties, Outcome, PushKind, Qos, State,
     link::{
-        Bind, Bound, Hello, Owed, PushDelivery, Receipt, SessionReplyBody, SessionRequestBody, Subscribe,
-        Subscription,
+        self, Bind, Bound, Hello, Owed, PushDelivery, Receipt, SessionReplyBody, SessionRequestBody,
+        Subscribe, Subscription,
     },
 };
 use raft_store::{
@@ -504,4 +504,117 @@ fn heartbeats_are_answered_only_while_leadership_is_confirmed() {
     w.event(Event::Confirmed(now));
     w.event(Event::Control(a, EdgeControl::Heartbeat { nonce: 3 }));
     assert_eq!(w.take(a).len(), 1);
+}
+
+#[test]
+fn a_push_being_recalled_is_handed_to_nobody() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    w.online(a, "tv-1");
+    w.commits = false;
+    let next = PushId(w.tables.applied().last_push.0 + 1);
+    let (reply, mut answer) = oneshot::channel();
+    w.event(Event::Ask(Question::Cancel(APP, next, reply)));
+    let (token, cancel) = w.held.pop().expect("a proposal");
+    let accept = AcceptPush {
+        message: message(Qos::AtLeastOnce),
+        audience: Audience::Terminals(vec![terminal("tv-1")]),
+        ttl_ms: 10_000,
+        idempotency: None,
+    };
+    // Accepted before the recall, but the hint comes to the leader after it was asked.
+    w.commit(Command::own(CommandBody::AcceptPush(accept)));
+    let applied = w.commit(cancel);
+    w.event(Event::Applied(token, Ok(applied)));
+    assert!(answer.try_recv().is_ok());
+    assert!(deliveries(&w.take(a)).is_empty());
+    assert!(w.state_has(next, State::Cancelled, nos[0]));
+}
+
+#[test]
+fn a_late_unbind_does_not_detach_the_session_of_a_newer_connection() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    let bind = |connection| Bind {
+        app: APP,
+        terminal: terminal("tv-1"),
+        no: None,
+        credential_issued_at: 0,
+        clean_start: false,
+        session_expiry_s: 60,
+        connection,
+        after_receipts: 0,
+    };
+    w.request(a, SessionRequestBody::Bind(bind(1)));
+    let old = w.bound(a).expect("bound");
+    w.request(a, SessionRequestBody::Bind(bind(2)));
+    w.bound(a).expect("bound");
+    let unbind = link::Unbind {
+        app: APP,
+        terminal: terminal("tv-1"),
+        epoch: old.epoch,
+        connection: 1,
+        session_expiry_s: 60,
+    };
+    w.request(a, SessionRequestBody::Unbind(unbind));
+    assert_eq!(w.tables.session(nos[0]).expect("session").detached_at_ms, None);
+}
+
+#[test]
+fn a_kicked_terminal_is_offline_once_its_connection_is_closed() {
+    let mut w = World::new();
+    w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    let bound = w.online(a, "tv-1");
+    let (reply, mut answer) = oneshot::channel();
+    w.event(Event::Ask(Question::Kick(APP, terminal("tv-1"), UnbindReason::Kicked, reply)));
+    assert_eq!(answer.try_recv(), Ok(true));
+    w.event(Event::Control(a, EdgeControl::Unbound { epoch: bound.epoch, receipts_seq: 0 }));
+    let unbind = link::Unbind {
+        app: APP,
+        terminal: terminal("tv-1"),
+        epoch: bound.epoch,
+        connection: 1,
+        session_expiry_s: 0,
+    };
+    w.request(a, SessionRequestBody::Unbind(unbind));
+    let (reply, mut answer) = oneshot::channel();
+    w.event(Event::Ask(Question::Presence(APP, terminal("tv-1"), reply)));
+    assert_eq!(answer.try_recv(), Ok(None));
+}
+
+#[test]
+fn a_late_subscribe_of_an_old_connection_is_refused_and_leaves_no_gap() {
+    let mut w = World::new();
+    w.register(&["tv-1"]);
+    let (a, b) = (w.link_edge(1), w.link_edge(2));
+    let old = w.online(a, "tv-1");
+    w.event(Event::LinkClosed(a));
+    w.online(b, "tv-1");
+    let again = LinkId(4_711);
+    w.hello(again, 1);
+    w.event(Event::Control(again, EdgeControl::ResumeDone));
+    w.take(again);
+    let subscribe = |seq| Subscribe {
+        seq,
+        app: APP,
+        terminal: terminal("tv-1"),
+        epoch: old.epoch,
+        connection: 1,
+        subscriptions: vec![Subscription {
+            filter: "news".to_owned(),
+            qos: Qos::AtLeastOnce,
+            options: Default::default(),
+        }],
+    };
+    for seq in 1..=2 {
+        w.request(again, SessionRequestBody::Subscribe(subscribe(seq)));
+        let sent = w.take(again);
+        assert!(
+            matches!(&sent[..], [Sent::Session(SessionReply { body: SessionReplyBody::Refused(_), .. })]),
+            "{sent:?}"
+        );
+    }
 }
