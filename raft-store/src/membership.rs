@@ -139,7 +139,8 @@ pub(crate) async fn promote(raft: &Raft, id: NodeId) -> Result<(), MembershipErr
     change(|| raft.change_membership(ChangeMembers::AddVoterIds(voters.clone()), true)).await
 }
 
-/// Removes a voter or learner. A leader that removes itself leads until that is committed, then hands over.
+/// Removes a voter or learner. A leader asked to remove itself hands over first, and answers that it does not lead:
+/// the caller asks the new leader.
 pub(crate) async fn remove(raft: &Raft, id: NodeId) -> Result<(), MembershipError> {
     let member = find(raft, id)?;
     let ids = BTreeSet::from([id.0]);
@@ -148,6 +149,11 @@ pub(crate) async fn remove(raft: &Raft, id: NodeId) -> Result<(), MembershipErro
     }
     if members(raft).iter().filter(|member| member.voter).count() == 1 {
         return Err(MembershipError::LastVoter);
+    }
+    if id.0 == raft.metrics().borrow_watched().id {
+        // A node that is no member any more could not hand over. The next leader removes this one.
+        transfer_leader(raft, None).await?;
+        return Err(MembershipError::NotLeader { leader: None });
     }
     change(|| raft.change_membership(ChangeMembers::RemoveVoters(ids.clone()), false)).await
 }

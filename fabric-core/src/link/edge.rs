@@ -16,7 +16,7 @@ use super::{backoff::Backoff, lane::Lane, lease::Lease, outbox::Outbox, requests
 /// A connection that is not established after this long is given up.
 const DIAL_TIMEOUT_MS: u64 = 1_000;
 /// A control node answers Hello from memory; one that does not is stopped or overloaded.
-const GREETING_TIMEOUT_MS: u64 = 1_000;
+const GREETING_TIMEOUT_MS: u64 = 3_000;
 /// Resume of a full edge is some megabytes, and the leader may wait for a first commit of its term.
 const RESUMING_TIMEOUT_MS: u64 = 10_000;
 /// First and longest delay before another attempt. Short, because terminals wait while no leader is known.

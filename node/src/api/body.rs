@@ -75,6 +75,10 @@ impl HttpBody for Watched {
 /// An answer from the leader. Where its connection breaks in the middle, the caller gets `broken` as the call's
 /// status instead of a torn stream.
 pub(super) fn answer(body: Body, broken: Status) -> Body {
+    if body.is_end_stream() {
+        // A status in the headers and nothing behind: an empty DATA frame there makes some clients see a torn stream.
+        return Body::empty();
+    }
     let frames = futures_util::stream::unfold(Some((body, broken)), |state| async move {
         let (mut body, broken) = state?;
         match body.frame().await? {

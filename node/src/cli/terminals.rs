@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Ids in one call of a long list: bounded memory, and little to repeat when a call breaks.
-const CREDENTIALS_PER_CALL: usize = 20_000;
+const CREDENTIALS_PER_CALL: usize = 2_000;
 
 pub(super) async fn run(command: TerminalCommand, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
     match command {
