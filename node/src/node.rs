@@ -8,6 +8,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use fabric_core::mqtt::SessionConfig;
 use raft_store::{ControlGroup, Leadership, Options};
 use tokio::{
     net::TcpListener,
@@ -234,12 +235,25 @@ async fn start_edge(
         control_seeds,
         shards: config.mqtt.shards,
         anonymous: config.mqtt.anonymous,
-        limits: Limits { connections_max: config.mqtt.connections_max, ..Limits::default() },
+        limits: limits(config),
     };
     // The edge's keys come over the link, with or without a control role beside it.
     let edge = edge::start(options, endpoint.clone(), Arc::new(Keyring::default())).await?;
     background.push(tokio::spawn(watch_edge(edge.ready(), health.clone())));
     Ok(edge)
+}
+
+/// The config is checked: every value fits.
+fn limits(config: &Config) -> Limits {
+    let mqtt = &config.mqtt;
+    let session = SessionConfig {
+        connect_timeout_ms: millis(mqtt.connect_timeout),
+        session_expiry_s_max: u32::try_from(mqtt.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
+        packet_len_max: u32::try_from(mqtt.packet_size_max.0).unwrap_or(u32::MAX),
+        inflight_max: u16::try_from(mqtt.inflight_max).unwrap_or(u16::MAX),
+        ..SessionConfig::default()
+    };
+    Limits { connections_max: mqtt.connections_max, session, ..Limits::default() }
 }
 
 /// What terminals see on the TLS listener: their own certificate, or else the node's.

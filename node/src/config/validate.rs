@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn an_election_shorter_than_heartbeats_is_refused() {
         let mut config = Config::default();
-        config.raft.heartbeat = Duration::from_millis(150);
+        config.raft.heartbeat = Duration::from_millis(200);
         assert!(told(&config).contains("raft.election_timeout_min"));
     }
 

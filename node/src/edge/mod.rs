@@ -30,6 +30,7 @@ use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use cluster_proto::{NodeId, link::NodeAddresses};
+use fabric_core::mqtt::SessionConfig;
 use tokio::{
     runtime,
     sync::{mpsc, oneshot, watch},
@@ -71,6 +72,8 @@ pub struct Limits {
     pub bind_timeout: Duration,
     /// An edge that has not heard any control node for this long sends its terminals elsewhere.
     pub isolation_grace: Duration,
+    /// What one session may use.
+    pub session: SessionConfig,
     /// Payloads kept for deliveries to come.
     pub payload_cache_bytes: usize,
 }
@@ -82,6 +85,7 @@ impl Default for Limits {
             keep_alive_s_max: 0,
             bind_timeout: Duration::from_secs(5),
             isolation_grace: Duration::from_secs(60),
+            session: SessionConfig::default(),
             payload_cache_bytes: 64 * 1024 * 1024,
         }
     }

@@ -2,7 +2,6 @@
 
 use cluster_proto::{
     Qos, TerminalId,
-    limits::INFLIGHT_PER_TERMINAL_MAX,
     link::{Bound, RefuseReason},
 };
 
@@ -115,7 +114,7 @@ impl<M: MessageHandle> Session<M> {
         };
         let keep_alive_s = self.cx.keep_alive_s(opening.keep_alive_s_asked);
         out.push(Action::Send(Packet::ConnAck(Box::new(self.cx.connack(opening, &bound, keep_alive_s)))));
-        let window = opening.receive_maximum.min(INFLIGHT_PER_TERMINAL_MAX as u16);
+        let window = opening.receive_maximum.min(self.cx.config.inflight_max);
         let mut live = Live::new(at, keep_alive_s, window, opening.packet_len_max, &bound);
         live.resume_subscriptions(bound.subscriptions, out);
         live.pull(out);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use cluster_proto::{
     PushId, SessionId, TerminalNo,
-    limits::{MQTT_PACKET_LEN_MAX, SESSION_EXPIRY_MAX},
+    limits::{INFLIGHT_PER_TERMINAL_MAX, MQTT_PACKET_LEN_MAX, SESSION_EXPIRY_MAX},
     link::{PublishOutcome, RefuseReason, UnbindReason},
 };
 
@@ -36,6 +36,8 @@ pub struct SessionConfig {
     pub packet_len_max: u32,
     /// QoS 1 PUBLISH packets of one terminal that wait for their commit.
     pub receive_maximum: u16,
+    /// Pushes handed to one terminal and not acknowledged; its own Receive Maximum lowers it.
+    pub inflight_max: u16,
 }
 
 impl Default for SessionConfig {
@@ -47,6 +49,7 @@ impl Default for SessionConfig {
             session_expiry_s_max: SESSION_EXPIRY_MAX.as_secs() as u32,
             packet_len_max: MQTT_PACKET_LEN_MAX as u32,
             receive_maximum: 128,
+            inflight_max: INFLIGHT_PER_TERMINAL_MAX as u16,
         }
     }
 }
