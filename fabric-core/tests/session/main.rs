@@ -240,6 +240,15 @@ fn an_expired_credential_ends_the_connection() {
 }
 
 #[test]
+fn a_connection_lost_before_its_bind_is_answered_leaves_the_session_its_expiry() {
+    let mut terminal = Terminal::new(SessionConfig::default());
+    terminal.send(Packet::Connect(Box::new(connect(V311))));
+    terminal.authenticate();
+    let out = terminal.answer(|session, _, out| session.handle_connection_lost(out));
+    assert_eq!(closed(&out).session_expiry_s, SessionConfig::default().session_expiry_s_max);
+}
+
+#[test]
 fn disconnect_may_change_the_session_expiry_but_not_from_zero() {
     let bye = |session_expiry_s| {
         Packet::Disconnect(Box::new(Disconnect { session_expiry_s, ..Disconnect::default() }))

@@ -22,7 +22,7 @@ pub(super) struct Opening {
     /// As asked, for CONNACK to tell the difference.
     session_expiry_s_asked: u32,
     /// At most the configured maximum.
-    session_expiry_s: u32,
+    pub(super) session_expiry_s: u32,
     keep_alive_s_asked: u16,
     receive_maximum: u16,
     packet_len_max: u32,
@@ -139,9 +139,13 @@ impl<M: MessageHandle> Session<M> {
 
     /// CONNACK with an error, and the end.
     fn refuse(&mut self, (reason, text): Refusal, packet_len_max: u32, out: &mut Vec<Action<M>>) {
-        self.stage = Stage::Closed;
+        let session_expiry_s = match std::mem::replace(&mut self.stage, Stage::Closed) {
+            // Refused here, and perhaps bound already: the session then outlives the connection as it asked.
+            Stage::Authenticating(opening) | Stage::Binding(opening) => opening.session_expiry_s,
+            _ => 0,
+        };
         self.push_refusal(reason, text, packet_len_max, out);
-        self.push_close(CloseCause::Refused(reason), None, out);
+        self.push_close(CloseCause::Refused(reason), false, session_expiry_s, out);
     }
 
     pub(super) fn push_refusal(

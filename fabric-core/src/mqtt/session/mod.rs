@@ -331,12 +331,13 @@ impl<M: MessageHandle> Session<M> {
     fn end(&mut self, cause: CloseCause, out: &mut Vec<Action<M>>) {
         match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Closed => {}
-            Stage::AwaitConnect { .. } => self.push_close(cause, None, out),
-            Stage::Authenticating(_) | Stage::Binding(_) => {
+            Stage::AwaitConnect { .. } => self.push_close(cause, false, 0, out),
+            Stage::Authenticating(opening) | Stage::Binding(opening) => {
                 if let Some(reason) = cause.connack_reason() {
                     self.push_refusal(reason, None, u32::MAX, out);
                 }
-                self.push_close(cause, None, out);
+                // The answer to the Bind may be on its way: the session then outlives this connection as it asked.
+                self.push_close(cause, false, opening.session_expiry_s, out);
             }
             Stage::Live(live) => {
                 if let Some(reason) = cause.disconnect_reason().filter(|_| self.cx.version.is_v5()) {
@@ -347,14 +348,13 @@ impl<M: MessageHandle> Session<M> {
                 }
                 let session_expiry_s = live.session_expiry_s;
                 live.settle(out);
-                self.push_close(cause, Some(session_expiry_s), out);
+                self.push_close(cause, true, session_expiry_s, out);
             }
         }
     }
 
-    fn push_close(&self, cause: CloseCause, bound: Option<u32>, out: &mut Vec<Action<M>>) {
-        let session_expiry_s = bound.unwrap_or(0);
-        out.push(Action::Close(Close { cause, bound: bound.is_some(), session_expiry_s }));
+    fn push_close(&self, cause: CloseCause, bound: bool, session_expiry_s: u32, out: &mut Vec<Action<M>>) {
+        out.push(Action::Close(Close { cause, bound, session_expiry_s }));
     }
 }
 
