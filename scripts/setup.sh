@@ -12,11 +12,17 @@ fail() { printf '%s\n' "setup: $*" >&2; exit 1; }
 
 # ---- system packages ---------------------------------------------------------------------------------------------
 
-# bindgen loads libclang when RocksDB's bindings are generated.
+# bindgen loads libclang when RocksDB's bindings are generated. Its C++ library, libclang-cpp.so, is another one, and
+# is there on machines that have LLVM's run-time packages alone.
 have_libclang() {
   [ -n "${LIBCLANG_PATH:-}" ] && return 0
-  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && return 0
-  compgen -G '/usr/lib*/libclang*.so*' >/dev/null
+  local pattern
+  for pattern in 'libclang.so*' 'libclang-[0-9]*.so*'; do
+    compgen -G "/usr/lib/llvm-*/lib/$pattern" >/dev/null && return 0
+    compgen -G "/usr/lib*/$pattern" >/dev/null && return 0
+    compgen -G "/usr/lib/*-linux-gnu/$pattern" >/dev/null && return 0
+  done
+  return 1
 }
 
 missing_packages() {
@@ -86,7 +92,8 @@ build_rocksdb() {
   trap "kill $reporter 2>/dev/null || true" EXIT
   if ! env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC -u CARGO_TARGET_DIR \
       cargo build --quiet --release --manifest-path "$work/Cargo.toml" --target-dir "$work/target"; then
-    fail "RocksDB did not compile (see above). Without network, the crates cannot be fetched: cargo needs it once."
+    fail "RocksDB did not compile: the reason stands above. A crate that could not be fetched needs a network, once;
+         'Unable to find libclang' needs libclang-dev, or LIBCLANG_PATH set to where libclang.so lies."
   fi
   kill "$reporter" 2>/dev/null || true
   trap - EXIT
