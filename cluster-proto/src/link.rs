@@ -196,6 +196,8 @@ pub enum LeaderControl {
     HeartbeatAck {
         /// As sent.
         nonce: u64,
+        /// Milliseconds since the epoch, by the leader's clock: what expiries are told in.
+        now_ms: u64,
     },
     /// All keys that verify credentials, replacing what the edge had.
     Keys(Vec<PublicKey>),
@@ -238,6 +240,8 @@ pub struct Welcome {
     pub applied: Vec<(Lane, u64)>,
     /// The apps, by name: MQTT user names choose one.
     pub apps: Vec<(AppId, String)>,
+    /// Milliseconds since the epoch, by the leader's clock.
+    pub now_ms: u64,
 }
 
 /// Why the leader ends a binding.
@@ -474,8 +478,9 @@ pub struct PushDelivery {
     pub targets_qos0: TerminalSet,
     /// Also show it, once and without status, to local best-effort subscriptions that match.
     pub best_effort: bool,
-    /// Milliseconds it stays deliverable from now; `None`: only now.
-    pub ttl_ms: Option<u64>,
+    /// Milliseconds since the epoch, by the leader's clock: from then on it is not handed out any more. A time, and not
+    /// the rest of one: a frame may wait in a socket for as long as a process is stopped.
+    pub expires_at_ms: u64,
     /// The message, unless this edge was sent it before or it is large: then the edge fetches what it lacks.
     pub message: Option<Message>,
 }
@@ -499,8 +504,8 @@ pub struct Owed {
 pub struct OwedPush {
     /// The push.
     pub push: PushId,
-    /// Milliseconds it stays deliverable from now.
-    pub ttl_ms: u64,
+    /// As in [`PushDelivery::expires_at_ms`].
+    pub expires_at_ms: u64,
     /// Its subscription granted QoS 0 only.
     pub qos0: bool,
     /// It may have been sent before: DUP is set.

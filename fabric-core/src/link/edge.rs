@@ -11,7 +11,9 @@ use cluster_proto::{
     },
 };
 
-use super::{backoff::Backoff, lane::Lane, lease::Lease, outbox::Outbox, requests::Requests};
+use super::{
+    backoff::Backoff, lane::Lane, leader_clock::LeaderClock, lease::Lease, outbox::Outbox, requests::Requests,
+};
 
 /// A connection that is not established after this long is given up.
 const DIAL_TIMEOUT_MS: u64 = 1_000;
@@ -155,6 +157,9 @@ pub struct EdgeLink {
     live_since_ms: u64,
     last_contact_ms: u64,
     lease: Lease,
+    /// When Hello was sent: Welcome tells the leader's time.
+    greeted_ms: u64,
+    leader_clock: LeaderClock,
     publishes: Lane<Publish>,
     outbox: Outbox,
     requests: Requests,
@@ -178,6 +183,8 @@ impl EdgeLink {
             live_since_ms: 0,
             last_contact_ms: now_ms,
             lease: Lease::default(),
+            greeted_ms: now_ms,
+            leader_clock: LeaderClock::default(),
             publishes: Lane::new(options.publishes_max),
             outbox: Outbox::default(),
             requests: Requests::new(options.requests_max),
@@ -223,6 +230,12 @@ impl EdgeLink {
         self.is_live() && self.lease.is_valid(now_ms)
     }
 
+    /// When, by the edge's clock, the leader's says `leader_ms` (milliseconds since the epoch); never later than it
+    /// really does.
+    pub fn local_ms(&self, leader_ms: u64) -> u64 {
+        self.leader_clock.local_ms(leader_ms)
+    }
+
     /// When a control node was last heard, leader or not.
     pub fn last_contact_ms(&self) -> u64 {
         self.last_contact_ms
@@ -265,6 +278,7 @@ impl EdgeLink {
         }
         self.state = EdgeState::Greeting;
         self.deadline_ms = now_ms + GREETING_TIMEOUT_MS;
+        self.greeted_ms = now_ms;
         self.outputs.push_back(EdgeOutput::Control(EdgeControl::Hello(Hello {
             edge: self.options.edge,
             incarnation: self.options.incarnation,
@@ -296,7 +310,9 @@ impl EdgeLink {
             (_, LeaderControl::Refused { reason, incarnation_over }) => {
                 self.refused(now_ms, reason, incarnation_over)
             }
-            (_, LeaderControl::HeartbeatAck { nonce }) => self.lease.answered(nonce),
+            (_, LeaderControl::HeartbeatAck { nonce, now_ms: leader_ms }) => {
+                self.heartbeat_answered(nonce, leader_ms)
+            }
             (_, LeaderControl::Welcome(_) | LeaderControl::Resumed) => {}
             (_, frame) => self.outputs.push_back(EdgeOutput::Leader(frame)),
         }
@@ -500,6 +516,8 @@ impl EdgeLink {
         self.deadline_ms = now_ms + RESUMING_TIMEOUT_MS;
         self.heartbeat_ms = welcome.heartbeat_ms.max(1);
         self.lease.begin(welcome.lease_ms);
+        self.leader_clock.forget();
+        self.leader_clock.answered(self.greeted_ms, welcome.now_ms);
         self.send_heartbeat(now_ms);
         for (lane, seq) in &welcome.applied {
             self.applied_before(*lane, *seq);
@@ -556,6 +574,12 @@ impl EdgeLink {
     fn heartbeat(&mut self, now_ms: u64) {
         if now_ms >= self.next_heartbeat_ms {
             self.send_heartbeat(now_ms);
+        }
+    }
+
+    fn heartbeat_answered(&mut self, nonce: u64, leader_ms: u64) {
+        if let Some(sent_ms) = self.lease.answered(nonce) {
+            self.leader_clock.answered(sent_ms, leader_ms);
         }
     }
 

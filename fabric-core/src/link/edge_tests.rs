@@ -18,6 +18,9 @@ fn options() -> EdgeLinkOptions {
     }
 }
 
+/// What the leader's clock says at time 0 of the edge's.
+const LEADER_MS: u64 = 1_000_000_000;
+
 fn welcome(applied: Vec<(LaneName, u64)>) -> LeaderControl {
     LeaderControl::Welcome(Welcome {
         leader: NodeId(1),
@@ -26,6 +29,7 @@ fn welcome(applied: Vec<(LaneName, u64)>) -> LeaderControl {
         heartbeat_ms: 500,
         applied,
         apps: Vec::new(),
+        now_ms: LEADER_MS,
     })
 }
 
@@ -111,11 +115,33 @@ fn answer_heartbeats(link: &mut EdgeLink, now_ms: u64) {
     for output in outputs {
         match output {
             EdgeOutput::Control(EdgeControl::Heartbeat { nonce }) => {
-                link.handle_control(now_ms, LeaderControl::HeartbeatAck { nonce });
+                let leader_ms = LEADER_MS + now_ms;
+                link.handle_control(now_ms, LeaderControl::HeartbeatAck { nonce, now_ms: leader_ms });
             }
             other => link.outputs.push_back(other),
         }
     }
+}
+
+#[test]
+fn an_expiry_means_the_same_time_however_late_its_frame_is_read() {
+    let mut link = EdgeLink::new(options(), 0);
+    link.handle_timeout(0);
+    link.handle_connected(0);
+    link.handle_control(0, welcome(Vec::new()));
+    assert_eq!(link.local_ms(LEADER_MS + 700), 700);
+    // The process stands still for two seconds; then it reads a heartbeat's answer that waited.
+    link.handle_timeout(500);
+    answer_heartbeats(&mut link, 500);
+    link.handle_timeout(1_000);
+    let nonce = drain(&mut link).into_iter().find_map(|output| match output {
+        EdgeOutput::Control(EdgeControl::Heartbeat { nonce }) => Some(nonce),
+        _ => None,
+    });
+    let answer =
+        LeaderControl::HeartbeatAck { nonce: nonce.expect("a heartbeat"), now_ms: LEADER_MS + 1_010 };
+    link.handle_control(3_000, answer);
+    assert_eq!(link.local_ms(LEADER_MS + 2_500), 2_500, "expired when the frame is read at 3,000");
 }
 
 #[test]
@@ -478,7 +504,8 @@ impl World {
                 EdgeOutput::Receipts(batch) => self.to_leader.push_back(ToLeader::Receipts(batch)),
                 EdgeOutput::Session(request) => self.to_leader.push_back(ToLeader::Session(request)),
                 EdgeOutput::Control(EdgeControl::Heartbeat { nonce }) => {
-                    self.link.handle_control(self.now_ms, LeaderControl::HeartbeatAck { nonce });
+                    let ack = LeaderControl::HeartbeatAck { nonce, now_ms: LEADER_MS + self.now_ms };
+                    self.link.handle_control(self.now_ms, ack);
                 }
                 EdgeOutput::PublishAnswered { seq, .. } => self.answered.push(seq),
                 EdgeOutput::Hangup => {

@@ -32,8 +32,8 @@ impl Lease {
         self.next_nonce
     }
 
-    /// A heartbeat was answered.
-    pub fn answered(&mut self, nonce: u64) {
+    /// A heartbeat was answered; says when it had been sent, unless it is not one of this link.
+    pub fn answered(&mut self, nonce: u64) -> Option<u64> {
         while let Some(&(oldest, sent_at)) = self.unanswered.front() {
             if oldest > nonce {
                 break;
@@ -41,8 +41,10 @@ impl Lease {
             self.unanswered.pop_front();
             if oldest == nonce {
                 self.until_ms = self.until_ms.max(sent_at + self.lease_ms);
+                return Some(sent_at);
             }
         }
+        None
     }
 
     /// When the oldest unanswered heartbeat was sent.
@@ -72,7 +74,7 @@ mod tests {
         let first = lease.sent(100);
         let _second = lease.sent(400);
         assert!(!lease.is_valid(401), "nothing is answered yet");
-        lease.answered(first);
+        assert_eq!(lease.answered(first), Some(100));
         assert!(lease.is_valid(1_099));
         assert!(!lease.is_valid(1_100));
         assert_eq!(lease.waiting_since_ms(), Some(400));
@@ -84,7 +86,7 @@ mod tests {
         lease.begin(1_000);
         let old = lease.sent(100);
         lease.begin(1_000);
-        lease.answered(old);
+        assert_eq!(lease.answered(old), None);
         assert!(!lease.is_valid(101));
     }
 

@@ -4,6 +4,7 @@
 //! - [`edge`]: finding the leader, greeting, resuming, heartbeats.
 //! - [`lane`], [`outbox`], [`requests`]: what is kept until it is answered.
 //! - [`lease`]: how long the edge may act without hearing from the leader.
+//! - `leader_clock`: what the leader's clock says, for expiries.
 //! - [`backoff`]: delays between attempts.
 //!
 //! The leader's memory:
@@ -16,6 +17,7 @@ pub mod edge;
 pub mod edge_filters;
 pub mod handed;
 pub mod lane;
+mod leader_clock;
 pub mod lease;
 pub mod outbox;
 pub mod presence;

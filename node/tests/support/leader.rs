@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use carillon::transport::{
@@ -142,7 +142,7 @@ impl FakeLeader {
                 targets: targets.iter().copied().filter(|no| log.live.contains(no)).collect(),
                 targets_qos0: TerminalSet::new(),
                 best_effort,
-                ttl_ms: Some(60_000),
+                expires_at_ms: wall_ms() + 60_000,
                 message: inline.then_some(message),
             }
         });
@@ -330,6 +330,10 @@ fn read<In: DeserializeOwned + Send + 'static>(
     });
 }
 
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
 impl Server {
     fn welcome(&self, incarnation: u64) -> Welcome {
         let mut log = self.log.lock().expect("log");
@@ -349,6 +353,7 @@ impl Server {
                 (Lane::Receipts, lane("receipts")),
             ],
             apps: vec![(AppId::DEFAULT, "default".to_owned())],
+            now_ms: wall_ms(),
         }
     }
 
@@ -380,7 +385,7 @@ impl Server {
                 link.control.send(&LeaderControl::Resumed).await.ok()?;
             }
             EdgeControl::Heartbeat { nonce } => {
-                link.control.send(&LeaderControl::HeartbeatAck { nonce }).await.ok()?;
+                link.control.send(&LeaderControl::HeartbeatAck { nonce, now_ms: wall_ms() }).await.ok()?;
             }
             EdgeControl::Unbound { epoch, .. } => self.log.lock().expect("log").unbound.push(epoch),
             EdgeControl::Draining => self.log.lock().expect("log").draining = true,
@@ -449,7 +454,7 @@ impl Server {
         let pushes: Vec<OwedPush> = owed
             .range(PushId(after.0 + 1)..)
             .take(usize::from(max))
-            .map(|push| OwedPush { push: *push, ttl_ms: 60_000, qos0: false, dup: false })
+            .map(|push| OwedPush { push: *push, expires_at_ms: wall_ms() + 60_000, qos0: false, dup: false })
             .collect();
         let live = pushes.len() < usize::from(max);
         if live {

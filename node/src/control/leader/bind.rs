@@ -352,8 +352,7 @@ impl Leader {
         let mut pushes = Vec::with_capacity(rows.len());
         for row in rows {
             let dup = self.handed.add_one(row.push, no);
-            let ttl_ms = row.expires_at_ms.saturating_sub(now.wall_ms);
-            pushes.push(OwedPush { push: row.push, ttl_ms, qos0: row.qos0, dup });
+            pushes.push(OwedPush { push: row.push, expires_at_ms: row.expires_at_ms, qos0: row.qos0, dup });
         }
         self.set_live(no, epoch, live);
         self.actions.push(Action::Deliver(link, Deliver::Owed(Owed { no, epoch, pushes, live })));

@@ -9,36 +9,36 @@ use cluster_proto::{
 };
 use raft_store::{Command, CommandBody, effect::AcceptedPush};
 
-use super::{Action, Leader, LinkId, Now, Phase, Waiting};
+use super::{Action, Leader, LinkId, Phase, Waiting};
 
 /// Most pushes read from the tables in one rescan.
 const RESCAN_MAX: usize = 1_024;
 
 impl Leader {
-    pub(super) fn handle_accepted(&mut self, now: Now, push: &Arc<AcceptedPush>) {
+    pub(super) fn handle_accepted(&mut self, push: &Arc<AcceptedPush>) {
         if push.push <= self.dispatched {
             return; // a rescan was faster
         }
         if push.push.0 > self.dispatched.0 + 1 {
-            self.rescan_until(now, PushId(push.push.0 - 1));
+            self.rescan_until(PushId(push.push.0 - 1));
         }
         if push.push > self.dispatched {
-            self.dispatch(now, push);
+            self.dispatch(push);
         }
     }
 
     /// Dispatches what the tables hold beyond the last dispatched push: hints may be lost (I7).
-    pub(super) fn rescan(&mut self, now: Now) {
+    pub(super) fn rescan(&mut self) {
         let last = std::mem::replace(&mut self.rescan_mark, self.tables.applied().last_push);
-        self.rescan_until(now, last);
+        self.rescan_until(last);
     }
 
-    fn rescan_until(&mut self, now: Now, last: PushId) {
+    fn rescan_until(&mut self, last: PushId) {
         while self.dispatched < last {
             let pushes = self.tables.accepted_after(self.dispatched, RESCAN_MAX);
             let Some(furthest) = pushes.last().map(|p| p.push) else { break };
             for push in pushes.iter().take_while(|p| p.push <= last) {
-                self.dispatch(now, push);
+                self.dispatch(push);
             }
             if furthest >= last {
                 break;
@@ -48,7 +48,7 @@ impl Leader {
         self.dispatched = self.dispatched.max(last);
     }
 
-    fn dispatch(&mut self, now: Now, push: &AcceptedPush) {
+    fn dispatch(&mut self, push: &AcceptedPush) {
         self.dispatched = push.push;
         if self.withdrawing.remove(&push.push) {
             return;
@@ -56,7 +56,7 @@ impl Leader {
         let mut handed = TerminalSet::new();
         for (node, targets) in self.targets_by_edge(push) {
             handed.0 |= &targets.0;
-            self.send_push(now, node, push, targets, Some(&push.message));
+            self.send_push(node, push, targets, Some(&push.message));
         }
         self.handed.add(push.push, &handed);
         if push.message.qos == Qos::AtMostOnce {
@@ -96,7 +96,6 @@ impl Leader {
 
     fn send_push(
         &mut self,
-        now: Now,
         node: NodeId,
         push: &AcceptedPush,
         targets: TerminalSet,
@@ -112,7 +111,7 @@ impl Leader {
             push: push.push,
             targets_qos0,
             best_effort: message.is_some() && push.message.kind == PushKind::Topic,
-            ttl_ms: Some(push.expires_at_ms.saturating_sub(now.wall_ms)),
+            expires_at_ms: push.expires_at_ms,
             message: inline.map(|m| Message::clone(m)),
             targets,
         };
@@ -120,7 +119,7 @@ impl Leader {
     }
 
     /// After Resume: what these live terminals are owed and neither hold nor have answered.
-    pub(super) fn send_again(&mut self, now: Now, node: NodeId, push: PushId, targets: TerminalSet) {
+    pub(super) fn send_again(&mut self, node: NodeId, push: PushId, targets: TerminalSet) {
         let Some(record) = self.tables.push(push) else { return };
         self.handed.add(push, &targets);
         let again = AcceptedPush {
@@ -131,7 +130,7 @@ impl Leader {
             expires_at_ms: record.expires_at_ms,
         };
         // The edge may well have the payload cached; it asks if not. Best-effort subscribers were shown it once.
-        self.send_push(now, node, &again, targets, None);
+        self.send_push(node, &again, targets, None);
     }
 
     /// A QoS 0 push is for those online; the others are settled at once.

@@ -50,7 +50,10 @@ impl Leader {
             EdgeControl::ResumeDone => self.resume(now, node, link),
             EdgeControl::Heartbeat { nonce } => {
                 if now.mono_ms.saturating_sub(self.confirmed_ms) < CONFIRMED_WITHIN_MS {
-                    self.actions.push(Action::Control(link, LeaderControl::HeartbeatAck { nonce }));
+                    self.actions.push(Action::Control(
+                        link,
+                        LeaderControl::HeartbeatAck { nonce, now_ms: now.wall_ms },
+                    ));
                 }
             }
             EdgeControl::Unbound { epoch, receipts_seq } => {
@@ -86,11 +89,11 @@ impl Leader {
             let body = CommandBody::EdgeStarted { edge: node, incarnation: hello.incarnation };
             self.propose(Command::own(body), Waiting::EdgeStarted(link));
         } else {
-            self.welcome(node, link);
+            self.welcome(now, node, link);
         }
     }
 
-    pub(super) fn edge_started(&mut self, _now: Now, link: LinkId, result: Result<Applied, ProposeError>) {
+    pub(super) fn edge_started(&mut self, now: Now, link: LinkId, result: Result<Applied, ProposeError>) {
         let Some(node) = self.edge_of(link).map(|(node, _)| node) else { return };
         match result {
             Ok(Applied::IncarnationOver) => {
@@ -100,11 +103,11 @@ impl Leader {
                 self.actions.push(Action::Close(link));
             }
             Err(_) => self.actions.push(Action::Close(link)),
-            Ok(_) => self.welcome(node, link),
+            Ok(_) => self.welcome(now, node, link),
         }
     }
 
-    fn welcome(&mut self, node: NodeId, link: LinkId) {
+    fn welcome(&mut self, now: Now, node: NodeId, link: LinkId) {
         let applied = self.tables.edge_seqs(node).map(|(_, seqs)| seqs).unwrap_or_default();
         let receipts = applied.iter().find(|(lane, _)| *lane == Lane::Receipts).map_or(0, |(_, seq)| *seq);
         let Some(edge) = self.edges.get_mut(&node) else { return };
@@ -118,6 +121,7 @@ impl Leader {
             heartbeat_ms: HEARTBEAT_MS,
             applied,
             apps: self.tables.apps(),
+            now_ms: now.wall_ms,
         };
         self.filters.forget(node);
         self.actions.push(Action::Control(link, LeaderControl::Welcome(welcome)));
@@ -151,7 +155,7 @@ impl Leader {
         }
         self.actions.push(Action::Control(link, LeaderControl::Resumed));
         for (push, targets) in missing {
-            self.send_again(now, node, push, targets);
+            self.send_again(node, push, targets);
         }
         self.tell_who_forwards();
         tracing::info!(edge = %node, terminals = self.edges.get(&node).map_or(0, |e| e.bound.len()), "edge resumed");

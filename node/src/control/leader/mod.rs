@@ -296,8 +296,8 @@ impl Leader {
             Event::Receipts(link, receipts) => self.handle_receipts(link, receipts),
             Event::Transient(link, transient) => self.relay_transient(link, transient),
             Event::LinkClosed(link) => self.handle_link_closed(now, link),
-            Event::Accepted(push) => self.handle_accepted(now, &push),
-            Event::Rescan => self.rescan(now),
+            Event::Accepted(push) => self.handle_accepted(&push),
+            Event::Rescan => self.rescan(),
             Event::Cancelled(push) => self.withdraw(push),
             Event::Revoked { app, terminal, issued_until } => {
                 self.tell_all_edges(&LeaderControl::Revoke { app, terminal, issued_until });

@@ -79,13 +79,13 @@ impl Hub {
     }
 
     fn deliver_push(&mut self, delivery: PushDelivery) {
-        let PushDelivery { push, targets, targets_qos0, best_effort, ttl_ms, message } = delivery;
+        let PushDelivery { push, targets, targets_qos0, best_effort, expires_at_ms, message } = delivery;
         let message = match message {
             Some(message) => Some(self.keep(push, message)),
             None => self.cache.get(push),
         };
         let qos0 = Arc::new(targets_qos0);
-        let expires_at_ms = ttl_ms.map(|ttl_ms| self.now_ms.saturating_add(ttl_ms));
+        let expires_at_ms = Some(self.link.local_ms(expires_at_ms));
         let parts = self.bindings.split(&targets);
         for (shard, targets) in (0u16..).zip(parts) {
             if targets.is_none() && !(best_effort && self.shared.has_filters(shard)) {
@@ -115,12 +115,12 @@ impl Hub {
     }
 
     fn owed_part(&mut self, shard: u16, owed: OwedPush) -> OwedPart {
-        let OwedPush { push, ttl_ms, qos0, dup } = owed;
+        let OwedPush { push, expires_at_ms, qos0, dup } = owed;
         let message = self.cache.get(push);
         if message.is_none() {
             self.await_payload(push, shard);
         }
-        OwedPart { push, expires_at_ms: self.now_ms.saturating_add(ttl_ms), qos0, dup, message }
+        OwedPart { push, expires_at_ms: self.link.local_ms(expires_at_ms), qos0, dup, message }
     }
 
     fn deliver_withdraw(&mut self, push: PushId, targets: &TerminalSet) {
