@@ -68,8 +68,12 @@ impl<M> Deliveries<M> {
         self.queue.push_back(queued);
     }
 
-    /// Takes a page that was pulled.
+    /// Takes a page that was pulled. A pull may be answered twice (asked before and after a link was lost): the leader
+    /// goes by its last answer, so a later page that is not the last ends what an earlier one began.
     pub(super) fn page(&mut self, pushes: impl IntoIterator<Item = Queued<M>>, live: bool) {
+        if self.feed == Feed::Live && !live {
+            self.feed = Feed::Pulling;
+        }
         if self.feed != Feed::Pulling {
             return;
         }
@@ -168,9 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn a_page_nobody_asked_for_changes_nothing() {
+    fn a_second_answer_that_says_live_changes_nothing_and_one_that_does_not_makes_it_pull_again() {
         let mut deliveries = live();
-        deliveries.page([push(1)], false);
+        deliveries.page([push(1)], true);
         assert_eq!((deliveries.feed, deliveries.queue.len()), (Feed::Live, 0));
+        deliveries.page([push(1)], false);
+        assert_eq!((deliveries.feed, deliveries.queue.len()), (Feed::Behind, 1));
+        assert!(deliveries.next_pull().is_some());
     }
 }

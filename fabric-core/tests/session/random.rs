@@ -266,7 +266,12 @@ impl World {
                 self.live = false;
                 return;
             }
-            Input::LinkReady => self.terminal.answer(|session, _, out| session.link_ready(out)),
+            Input::LinkReady => {
+                // A new link: nothing asked for on an earlier one is answered.
+                self.pulled = None;
+                self.live = false;
+                self.terminal.answer(|session, _, out| session.link_ready(out))
+            }
             Input::Unbind => {
                 self.terminal.answer(|session, _, out| session.handle_unbind(UnbindReason::TakenOver, out))
             }

@@ -1,6 +1,10 @@
 //! `carillon cluster`.
 
-use std::{io::Write as _, path::PathBuf};
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use cluster_proto::admin;
 use serde::Serialize;
@@ -15,6 +19,10 @@ use super::{
     output::{Out, table},
 };
 use crate::api::forward::LOCAL_HEADER;
+
+/// An election after a transfer of leadership takes well under a second.
+const NEW_LEADER_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(command: ClusterCommand, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
     match command {
@@ -49,12 +57,34 @@ pub(super) async fn run(command: ClusterCommand, client: &mut Client, out: &mut 
             show(status.await?, out)
         }
         ClusterCommand::TransferLeader { id } => {
+            let before = status(client).await?;
             let request = admin::NodeRequest { id: id.unwrap_or(0) };
-            let status = client.call(Repeat::Never, request, |channel, request| async move {
+            let asked = client.call(Repeat::Never, request, |channel, request| async move {
                 client::cluster(channel).transfer_leader(request).await
             });
-            show(status.await?, out)
+            asked.await?;
+            show(next_leader(before.term, client).await?, out)
         }
+    }
+}
+
+async fn status(client: &mut Client) -> Result<admin::ClusterStatusResponse, Failure> {
+    let request = admin::ClusterStatusRequest {};
+    let answer = client.call(Repeat::Read, request, |channel, request| async move {
+        client::cluster(channel).status(request).await
+    });
+    answer.await
+}
+
+/// The status once a leader of a later term is known; after [`NEW_LEADER_WITHIN`] as it then is.
+async fn next_leader(term: u64, client: &mut Client) -> Result<admin::ClusterStatusResponse, Failure> {
+    let asked = Instant::now();
+    loop {
+        let now = status(client).await?;
+        if (now.term > term && now.leader.is_some()) || asked.elapsed() >= NEW_LEADER_WITHIN {
+            return Ok(now);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

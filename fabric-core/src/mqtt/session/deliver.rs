@@ -76,10 +76,11 @@ impl<M: MessageHandle> Session<M> {
         }
     }
 
-    /// There is a leader again, and Resume has told it where this session stands.
+    /// There is a leader again, and Resume has told it where this session stands. A pull that seems to be under way was
+    /// asked for when there was no link (a session bound by the last word of the old one): nobody will answer it.
     pub fn link_ready(&mut self, out: &mut Vec<Action<M>>) {
         let Some((_, live)) = self.live_mut() else { return };
-        if live.no.is_some() && live.deliveries.feed == Feed::Off {
+        if live.no.is_some() {
             live.deliveries.feed = Feed::Behind;
             live.pull(out);
         }

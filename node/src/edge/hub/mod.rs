@@ -130,6 +130,13 @@ struct Ending {
     drained: Option<oneshot::Sender<()>>,
 }
 
+impl Event {
+    /// Whether it came over the link.
+    fn is_of_link(&self) -> bool {
+        matches!(self, Self::Leader(_) | Self::Deliver(_))
+    }
+}
+
 enum Event {
     Shards(Vec<ToHub>),
     Leader(FromLeader),
@@ -197,7 +204,11 @@ impl Hub {
             // nothing that waits may be handed out.
             self.link.handle_timeout(self.now_ms);
             self.carry_out();
-            self.handle(event);
+            // The last word of a link that was given up just now is void: what it answers is asked again, and it would
+            // reach the shards behind the news of the loss.
+            if self.streams.is_some() || !event.is_of_link() {
+                self.handle(event);
+            }
             self.handle_more();
             self.leave_if_isolated();
             self.finish_batch();
