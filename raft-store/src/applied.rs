@@ -1,6 +1,9 @@
 //! What apply answers to the proposer, one per command.
 
-use cluster_proto::{AppId, PushId, SessionId, TerminalId, TerminalNo, link::Subscription};
+use cluster_proto::{
+    AppId, PushId, SessionId, TerminalId, TerminalNo,
+    link::{Outbound, Subscription},
+};
 
 /// The result of one applied command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,12 @@ pub enum Applied {
         expiry_s: u32,
         /// All its subscriptions (for OpenSession; empty otherwise).
         subscriptions: Vec<Subscription>,
+        /// Deliveries it goes on with (for OpenSession).
+        outbound: Vec<Outbound>,
+        /// Inbound QoS 2 packet ids not released (for OpenSession).
+        inbound: Vec<u16>,
+        /// The log index of this command.
+        index: u64,
     },
     /// A push, committed.
     Accepted {
@@ -69,4 +78,7 @@ pub enum Refusal {
     /// The session belongs to a newer connection.
     #[error("the session belongs to a newer connection")]
     Stale,
+    /// Most retained messages, or bytes of them, of an app reached.
+    #[error("too many retained messages")]
+    RetainedQuota,
 }

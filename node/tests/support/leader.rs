@@ -19,9 +19,9 @@ use cluster_proto::{
     credential::PublicKey,
     link::{
         BindingReport, Bound, Committed, Deliver, EdgeControl, Fetch, FilterDelta, Lane, LeaderControl, Owed,
-        OwedPush, Payload, Publish, PublishOutcome, Published, PushDelivery, Receipts, SessionReply,
-        SessionReplyBody, SessionRequest, SessionRequestBody, StreamHeader, Subscription, Transient,
-        UnbindReason, Welcome,
+        OwedPush, Payload, Publish, PublishBody, PublishOutcome, Published, PushDelivery, Receipts,
+        SessionReply, SessionReplyBody, SessionRequest, SessionRequestBody, StreamHeader, Subscription,
+        Transient, UnbindReason, Welcome,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -467,7 +467,9 @@ impl Server {
         let hold = {
             let mut log = self.log.lock().expect("log");
             if log.takes("publish", publish.seq) {
-                log.published.push((publish.terminal, publish.message));
+                if let PublishBody::Push { message, .. } = publish.body {
+                    log.published.push((publish.terminal, message));
+                }
             }
             log.hold_publishes
         };

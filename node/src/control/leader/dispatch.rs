@@ -141,7 +141,10 @@ impl Leader {
         }
         let outcome = Outcome::Dropped(DropReason::Offline);
         let items = vec![Receipt { push: push.push, outcome, terminals: offline }];
-        self.propose(Command::own(CommandBody::RecordReceipts { items }), Waiting::Nothing);
+        self.propose(
+            Command::own(CommandBody::RecordReceipts { items, steps: Vec::new() }),
+            Waiting::Nothing,
+        );
     }
 
     /// QoS 0 messages go to every other edge with a subscriber; nobody waits and nothing is kept.

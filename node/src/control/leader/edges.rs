@@ -48,7 +48,8 @@ impl Leader {
                 self.tell_who_forwards();
             }
             EdgeControl::ResumeDone => self.resume(now, node, link),
-            EdgeControl::Heartbeat { nonce } => {
+            EdgeControl::SharedInFlight(_) => {}
+            EdgeControl::Heartbeat { nonce, .. } => {
                 if now.mono_ms.saturating_sub(self.confirmed_ms) < CONFIRMED_WITHIN_MS {
                     self.actions.push(Action::Control(
                         link,

@@ -3,7 +3,7 @@
 use cluster_proto::{
     AppId, Epoch, Incarnation, NodeId, Outcome, TerminalId,
     link::{
-        Committed, Lane, Origin, Publish, PublishOutcome, Published, Receipts, RefuseReason,
+        Committed, Lane, Origin, Publish, PublishBody, PublishOutcome, Published, Receipts, RefuseReason,
         SessionReplyBody, SessionRequest, SessionRequestBody, Subscribe, Unsubscribe,
     },
 };
@@ -28,6 +28,7 @@ impl Leader {
             SessionRequestBody::Pull { no, epoch, after, max } => {
                 self.handle_pull(now, link, no, epoch, after, max)
             }
+            SessionRequestBody::Retained(_) => self.refuse(link, request, RefuseReason::Unavailable),
         }
     }
 
@@ -66,7 +67,7 @@ impl Leader {
         if !is_bound {
             // A late word of a connection that is over must not end the session of the one that replaced it. Its
             // number is used up, so that the lane has no gap.
-            body = CommandBody::RecordReceipts { items: Vec::new() };
+            body = CommandBody::Nothing;
         }
         *self.changing.entry((app, terminal.clone())).or_default() += 1;
         let command = Command { origin: Some(origin), body };
@@ -129,17 +130,23 @@ impl Leader {
     }
 
     pub(super) fn handle_publish(&mut self, link: LinkId, publish: Publish) {
-        let Publish { seq, message, ttl_ms, .. } = publish;
+        let Publish { seq, body, .. } = publish;
         let Some(origin) = self.origin(link, Lane::Publish, seq) else { return };
         if self.disk_full {
             // Refused, and its number is used up, so that the lane has no gap.
-            let body = CommandBody::RecordReceipts { items: Vec::new() };
+            let body = CommandBody::Nothing;
             return self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq });
         }
-        let ttl_ms = ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms);
-        let accept = AcceptPush { message, audience: Audience::Topic, ttl_ms, idempotency: None };
-        let command = Command { origin: Some(origin), body: CommandBody::AcceptPush(accept) };
-        self.propose(command, Waiting::Published { link, seq });
+        let body = match body {
+            PublishBody::Push { message, ttl_ms, exchange } => {
+                let ttl_ms = ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms);
+                let audience = Audience::Topic;
+                CommandBody::AcceptPush(AcceptPush { message, audience, ttl_ms, exchange, idempotency: None })
+            }
+            PublishBody::Retain { message, ttl_ms } => CommandBody::Retain { message, ttl_ms },
+            PublishBody::Release(exchange) => CommandBody::Release(exchange),
+        };
+        self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq });
     }
 
     pub(super) fn published(&mut self, link: LinkId, seq: u64, result: Result<Applied, ProposeError>) {
@@ -155,7 +162,8 @@ impl Leader {
 
     pub(super) fn handle_receipts(&mut self, link: LinkId, receipts: Receipts) {
         let Some(origin) = self.origin(link, Lane::Receipts, receipts.seq) else { return };
-        let body = CommandBody::RecordReceipts { items: receipts.items.clone() };
+        let (items, steps) = (receipts.items.clone(), receipts.steps.clone());
+        let body = CommandBody::RecordReceipts { items, steps };
         self.propose(Command { origin: Some(origin), body }, Waiting::Receipts { link, receipts });
     }
 

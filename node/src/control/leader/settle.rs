@@ -144,7 +144,7 @@ impl Leader {
         }
         if !nowhere.is_empty() {
             let items = vec![Receipt { push, outcome: Outcome::Sent, terminals: nowhere }];
-            let body = CommandBody::RecordReceipts { items };
+            let body = CommandBody::RecordReceipts { items, steps: Vec::new() };
             self.propose(Command::own(body), Waiting::Nothing);
         }
     }

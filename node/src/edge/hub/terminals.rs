@@ -3,8 +3,8 @@
 use cluster_proto::{
     AppId, TerminalId,
     link::{
-        Bind, Bound, Publish, RefuseReason, SessionReplyBody, SessionRequestBody, Subscribe, Subscription,
-        Transient, Unbind, UnbindReason, Unsubscribe,
+        Bind, Bound, Publish, PublishBody, RefuseReason, SessionReplyBody, SessionRequestBody, Subscribe,
+        Subscription, Transient, Unbind, UnbindReason, Unsubscribe,
     },
 };
 use fabric_core::{
@@ -65,7 +65,8 @@ impl Hub {
                 self.unsubscribe(PendingChange { conn, request, app, terminal }, filters);
             }
             ToHub::Publish { conn, request, terminal, message, ttl_ms } => {
-                let publish = Publish { seq: 0, terminal, message: *message, ttl_ms };
+                let body = PublishBody::Push { message: *message, ttl_ms, exchange: None };
+                let publish = Publish { seq: 0, terminal, body };
                 self.publish(conn, request, publish);
             }
             ToHub::Transient(message) => self.forward(&message),
@@ -230,7 +231,10 @@ impl Hub {
     // ------------------------------------------------------------ PUBLISH
 
     fn publish(&mut self, conn: ConnId, request: RequestNo, publish: Publish) {
-        let size = publish.message.size();
+        let size = match &publish.body {
+            PublishBody::Push { message, .. } | PublishBody::Retain { message, .. } => message.size(),
+            PublishBody::Release(_) => 0,
+        };
         let room = self.publishes_len + size <= PUBLISHES_LEN_MAX;
         let seq = if room { self.link.publish(|seq| Publish { seq, ..publish }) } else { None };
         match seq {

@@ -52,15 +52,20 @@ fn command(txn: &mut Txn<'_>, command: Command) -> Result<Applied, StoreError> {
         CommandBody::EdgeStarted { edge, incarnation } => edges::started(txn, edge, incarnation),
         CommandBody::EdgeEnded { edge, incarnation } => edges::ended(txn, edge, incarnation),
         CommandBody::OpenSession(open) => sessions::open(txn, &open),
-        CommandBody::DetachSession { holder, expiry_s } => sessions::detach(txn, &holder, expiry_s),
+        CommandBody::DetachSession { holder, expiry_s, .. } => sessions::detach(txn, &holder, expiry_s),
         CommandBody::Subscribe { holder, subscriptions } => sessions::subscribe(txn, &holder, &subscriptions),
         CommandBody::Unsubscribe { holder, filters } => sessions::unsubscribe(txn, &holder, &filters),
         CommandBody::ExpireSessions { limit } => sessions::expire(txn, limit),
         CommandBody::AcceptPush(push) => accept_push::accept(txn, push),
-        CommandBody::RecordReceipts { items } => receipts::record(txn, &items),
+        CommandBody::RecordReceipts { items, .. } => receipts::record(txn, &items),
         CommandBody::ExpirePushes { pushes } => pushes::expire(txn, &pushes),
         CommandBody::CancelPush { app, push, in_flight } => pushes::cancel(txn, app, push, &in_flight),
         CommandBody::PurgePushes { settled_before_ms, limit } => pushes::purge(txn, settled_before_ms, limit),
+        CommandBody::Retain { .. }
+        | CommandBody::Release(_)
+        | CommandBody::PublishWills { .. }
+        | CommandBody::ExpireRetained { .. }
+        | CommandBody::Nothing => Ok(Applied::Done),
     }
 }
 
