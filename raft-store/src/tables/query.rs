@@ -150,6 +150,15 @@ impl Tables {
         })
     }
 
+    /// The groups a session is a member of, and what it is granted by each.
+    pub fn memberships(&self, member: TerminalNo) -> Vec<(TerminalNo, Qos)> {
+        let granted = |group: &TerminalNo| {
+            let granted = self.ask(|view| read::<Qos>(view, &keys::group_member(*group, member)))?;
+            Some((*group, granted))
+        };
+        self.groups_of(member).iter().filter_map(granted).collect()
+    }
+
     /// Retained messages whose topic matches a plain filter, by topic, after `after`, that live at `now_ms` and were
     /// kept at or before `upto`, the `index` of [`crate::Applied::Session`]. A page has at most
     /// [`cluster_proto::limits::RETAINED_PAGE_LEN_MAX`] bytes (or one message) and 256 messages, and looks at no more

@@ -20,7 +20,7 @@ impl Leader {
         let SessionRequest { request, body } = request;
         match body {
             SessionRequestBody::Bind(bind) => self.handle_bind(now, link, request, bind),
-            SessionRequestBody::Unbind(unbind) => self.handle_unbind(link, request, unbind),
+            SessionRequestBody::Unbind(unbind) => self.handle_unbind(now, link, request, unbind),
             SessionRequestBody::Subscribe(subscribe) => self.handle_subscribe(link, request, subscribe),
             SessionRequestBody::Unsubscribe(unsubscribe) => {
                 self.handle_unsubscribe(link, request, unsubscribe)
@@ -28,7 +28,7 @@ impl Leader {
             SessionRequestBody::Pull { no, epoch, after, max } => {
                 self.handle_pull(now, link, no, epoch, after, max)
             }
-            SessionRequestBody::Retained(_) => self.refuse(link, request, RefuseReason::Unavailable),
+            SessionRequestBody::Retained(ask) => self.handle_retained(now, link, request, &ask),
         }
     }
 
@@ -85,9 +85,11 @@ impl Leader {
     ) {
         self.change_answered(app, terminal);
         match result {
-            Ok(Applied::Session { no: Some(no), session: Some(session), .. }) => {
+            Ok(Applied::Session { no: Some(no), session: Some(session), index, .. }) => {
                 self.take_number(app, terminal, was, no);
-                self.reply(link, request, SessionReplyBody::Changed { no, session });
+                self.refresh_member(no);
+                self.tell_who_forwards();
+                self.reply(link, request, SessionReplyBody::Changed { no, session, index });
             }
             Ok(Applied::Duplicate) => self.answer_again(link, request, app, terminal, was),
             Ok(Applied::Refused(refusal)) => self.refuse(link, request, refuse_reason(&refusal)),
@@ -107,13 +109,16 @@ impl Leader {
         }
     }
 
-    /// The change was committed under an earlier leader or link; the session as it is now is the answer.
+    /// The change was committed under an earlier leader or link; the session as it is now is the answer. Its index is
+    /// not known any more: a later one may bring a message twice, as retained and live, and none is missed.
     fn answer_again(&mut self, link: LinkId, request: u64, app: AppId, terminal: &TerminalId, was: &Who) {
         let no = self.tables.terminal_no(app, terminal);
         match no.and_then(|no| Some((no, self.tables.session(no)?.session))) {
             Some((no, session)) => {
                 self.take_number(app, terminal, was, no);
-                self.reply(link, request, SessionReplyBody::Changed { no, session });
+                self.refresh_member(no);
+                let index = self.tables.command_index();
+                self.reply(link, request, SessionReplyBody::Changed { no, session, index });
             }
             None => self.refuse(link, request, RefuseReason::Stale),
         }
@@ -132,30 +137,51 @@ impl Leader {
     pub(super) fn handle_publish(&mut self, link: LinkId, publish: Publish) {
         let Publish { seq, body, .. } = publish;
         let Some(origin) = self.origin(link, Lane::Publish, seq) else { return };
-        if self.disk_full {
-            // Refused, and its number is used up, so that the lane has no gap.
-            let body = CommandBody::Nothing;
-            return self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq });
-        }
+        let refused = self.refuses(&body);
         let body = match body {
-            PublishBody::Push { message, ttl_ms, exchange } => {
-                let ttl_ms = ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms);
-                let audience = Audience::Topic;
-                CommandBody::AcceptPush(AcceptPush { message, audience, ttl_ms, exchange, idempotency: None })
-            }
+            // Its number is used up, so that the lane has no gap.
+            _ if refused.is_some() => CommandBody::Nothing,
+            PublishBody::Push { message, ttl_ms, exchange } => CommandBody::AcceptPush(AcceptPush {
+                message,
+                audience: Audience::Topic,
+                ttl_ms: ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms),
+                retained_ttl_ms: ttl_ms,
+                exchange,
+                idempotency: None,
+            }),
             PublishBody::Retain { message, ttl_ms } => CommandBody::Retain { message, ttl_ms },
             PublishBody::Release(exchange) => CommandBody::Release(exchange),
         };
-        self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq });
+        self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq, refused });
     }
 
-    pub(super) fn published(&mut self, link: LinkId, seq: u64, result: Result<Applied, ProposeError>) {
-        let result = match result {
-            Ok(Applied::Accepted { audience: 0, .. }) => Ok(PublishOutcome::NoSubscribers),
-            Ok(Applied::Accepted { .. } | Applied::Duplicate) => Ok(PublishOutcome::Accepted),
-            Ok(Applied::Refused(_)) => Err(RefuseReason::NotAuthorized),
-            Ok(Applied::Done) => Err(RefuseReason::Quota),
-            Ok(_) | Err(_) => return self.actions.push(Action::Close(link)),
+    /// Why this is not proposed. What only frees something is taken on a full disk too.
+    fn refuses(&self, body: &PublishBody) -> Option<RefuseReason> {
+        let frees = match body {
+            PublishBody::Push { .. } => false,
+            PublishBody::Retain { message, .. } => message.payload.is_empty(),
+            PublishBody::Release(_) => true,
+        };
+        (self.disk_full && !frees).then_some(RefuseReason::Quota)
+    }
+
+    pub(super) fn published(
+        &mut self,
+        link: LinkId,
+        seq: u64,
+        refused: Option<RefuseReason>,
+        result: Result<Applied, ProposeError>,
+    ) {
+        let result = match (result, refused) {
+            (Ok(Applied::Done | Applied::Duplicate), Some(reason)) => Err(reason),
+            (Ok(Applied::Accepted { audience: 0, repeated: false, .. }), _) => {
+                Ok(PublishOutcome::NoSubscribers)
+            }
+            (Ok(Applied::Accepted { .. } | Applied::Done | Applied::Duplicate), _) => {
+                Ok(PublishOutcome::Accepted)
+            }
+            (Ok(Applied::Refused(refusal)), _) => Err(refuse_reason(&refusal)),
+            (Ok(_) | Err(_), _) => return self.actions.push(Action::Close(link)),
         };
         self.actions.push(Action::Published(link, Published { seq, result }));
     }
@@ -180,9 +206,11 @@ impl Leader {
         for item in &receipts.items {
             // An edge that did not write it and was not asked to withdraw it does not hold it either.
             self.handed.settle(item.push, &item.terminals);
+            self.gone_on(item.push, &item.terminals);
             debug_assert!(item.outcome != Outcome::NotWritten || !item.terminals.is_empty());
         }
         let Some(node) = self.links.get(&link).copied() else { return };
+        self.groups_answered(node, receipts);
         if let Some(edge) = self.edges.get_mut(&node).filter(|edge| edge.link == Some(link)) {
             edge.receipts_applied = edge.receipts_applied.max(receipts.seq);
             self.actions.push(Action::Committed(link, Committed { seq: receipts.seq }));
@@ -203,7 +231,9 @@ fn holder(
 
 fn refuse_reason(refusal: &raft_store::Refusal) -> RefuseReason {
     match refusal {
-        raft_store::Refusal::TooManySubscriptions => RefuseReason::Quota,
+        raft_store::Refusal::TooManySubscriptions | raft_store::Refusal::RetainedQuota => {
+            RefuseReason::Quota
+        }
         raft_store::Refusal::Stale => RefuseReason::Stale,
         _ => RefuseReason::NotAuthorized,
     }
