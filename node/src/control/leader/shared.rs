@@ -48,8 +48,10 @@ impl Leader {
                     let rows = self.tables.owed(group, after, self.dispatched, now.wall_ms, max);
                     let is_last = rows.len() < max;
                     let last = rows.last().map(|row| row.push);
-                    for row in rows.iter().filter(|row| !self.withdrawing.contains(&row.push)) {
-                        self.give(group, row.push, row.expires_at_ms);
+                    for row in rows {
+                        if !self.withdrawing.contains(&row.push) {
+                            self.give(group, row.push, row.expires_at_ms);
+                        }
                     }
                     let upto = last.filter(|_| !is_last).unwrap_or(self.dispatched);
                     self.shared.has_read(group, upto, is_last);

@@ -54,17 +54,8 @@ fn a_lost_hint_is_made_up_for_by_a_rescan() {
     w.register(&["tv-1"]);
     let a = w.link_edge(1);
     w.online(a, "tv-1");
-    let accept = AcceptPush {
-        message: message(Qos::AtLeastOnce),
-        audience: Audience::All,
-        ttl_ms: 10_000,
-        idempotency: None,
-    };
-    w.index += 1;
-    let commands = vec![Command::own(CommandBody::AcceptPush(accept))];
-    let batch = CommandBatch { at_ms: w.now.wall_ms, commands };
-    let position = EntryPosition { term: w.term, index: w.index };
-    w.machine.apply(vec![(position, Some(batch))], None, &mut Vec::new()).expect("apply");
+    let accept = accept(Audience::All, Qos::AtLeastOnce);
+    w.commit_unseen(Command::own(CommandBody::AcceptPush(accept)));
     w.event(Event::Rescan);
     w.event(Event::Rescan);
     assert_eq!(deliveries(&w.take(a)).len(), 1);

@@ -1,26 +1,21 @@
 use super::*;
 
+fn heartbeat(nonce: u64) -> EdgeControl {
+    EdgeControl::Heartbeat { nonce, stats: Stats::default() }
+}
+
 #[test]
 fn after_a_leader_change_only_what_an_edge_lacks_is_sent_again() {
     let mut w = World::new();
     let nos = w.register(&["tv-1"]);
     let a = w.link_edge(1);
-    let bound = w.online(a, "tv-1");
+    let client = w.connect(a, w.bind("tv-1"));
     let held = w.push_to(&["tv-1"]);
     let lost = w.push_to(&["tv-1"]);
     w.change_leader();
     let link = LinkId(777);
     w.hello(link, 1);
-    let report = BindingReport {
-        app: APP,
-        terminal: terminal("tv-1"),
-        no: bound.no,
-        epoch: bound.epoch,
-        after: held,
-        live: true,
-        credential_issued_at: 0,
-    };
-    w.event(Event::Control(link, EdgeControl::Bindings(vec![report])));
+    w.event(Event::Control(link, EdgeControl::Bindings(vec![client.report(held, true)])));
     w.event(Event::Control(link, EdgeControl::InFlight(vec![(held, TerminalSet::one(nos[0]))])));
     w.take(link);
     w.event(Event::Control(link, EdgeControl::ResumeDone));

@@ -21,27 +21,12 @@ fn a_receipt_is_answered_only_once_it_is_committed() {
 fn a_subscription_lends_an_anonymous_client_a_number_and_makes_it_an_audience() {
     let mut w = World::new();
     let a = w.link_edge(1);
-    let bound = w.online(a, "guest");
-    assert_eq!(bound.no, None);
-    let subscription =
-        Subscription { filter: "news".to_owned(), qos: Qos::AtLeastOnce, options: Default::default() };
-    let subscribe = Subscribe {
-        seq: 1,
-        app: APP,
-        terminal: terminal("guest"),
-        epoch: bound.epoch,
-        connection: 1,
-        subscriptions: vec![subscription],
-    };
-    w.request(a, SessionRequestBody::Subscribe(subscribe));
-    let sent = w.take(a);
-    let [Sent::Session(SessionReply { body: SessionReplyBody::Changed { no, .. }, .. })] = &sent[..] else {
-        panic!("{sent:?}");
-    };
+    let mut guest = w.connect(a, w.bind("guest"));
+    assert_eq!(guest.bound.no, None);
+    let (no, _) = w.subscribe(&mut guest, "news", Qos::AtLeastOnce);
     assert!(!no.is_registered());
-    w.pull(a, *no, bound.epoch, PushId(0));
-    w.push(Audience::Topic, Qos::AtLeastOnce);
-    assert_eq!(deliveries(&w.take(a))[0].targets, TerminalSet::one(*no));
+    w.push_news(Qos::AtLeastOnce);
+    assert_eq!(deliveries(&w.take(a))[0].targets, TerminalSet::one(no));
 }
 
 #[test]
@@ -49,31 +34,86 @@ fn a_late_subscribe_of_an_old_connection_is_refused_and_leaves_no_gap() {
     let mut w = World::new();
     w.register(&["tv-1"]);
     let (a, b) = (w.link_edge(1), w.link_edge(2));
-    let old = w.online(a, "tv-1");
+    let old = w.connect(a, w.bind("tv-1"));
     w.event(Event::LinkClosed(a));
     w.online(b, "tv-1");
-    let again = LinkId(4_711);
-    w.hello(again, 1);
-    w.event(Event::Control(again, EdgeControl::ResumeDone));
-    w.take(again);
+    let again = w.relink(1, Vec::new(), Vec::new());
+    let subscription =
+        Subscription { filter: "news".to_owned(), qos: Qos::AtLeastOnce, options: Default::default() };
     let subscribe = |seq| Subscribe {
         seq,
         app: APP,
         terminal: terminal("tv-1"),
-        epoch: old.epoch,
+        epoch: old.bound.epoch,
         connection: 1,
-        subscriptions: vec![Subscription {
-            filter: "news".to_owned(),
-            qos: Qos::AtLeastOnce,
-            options: Default::default(),
-        }],
+        subscriptions: vec![subscription.clone()],
     };
     for seq in 1..=2 {
         w.request(again, SessionRequestBody::Subscribe(subscribe(seq)));
-        let sent = w.take(again);
-        assert!(
-            matches!(&sent[..], [Sent::Session(SessionReply { body: SessionReplyBody::Refused(_), .. })]),
-            "{sent:?}"
-        );
+        assert!(matches!(w.reply(again), SessionReplyBody::Refused(_)));
     }
+}
+
+fn push_of(message: Message) -> PublishBody {
+    PublishBody::Push { message, ttl_ms: None, exchange: None }
+}
+
+#[test]
+fn a_publish_says_whether_anybody_subscribes() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    let body = || push_of(published("news", Qos::AtLeastOnce));
+    assert_eq!(w.publish(a, body()), Ok(PublishOutcome::NoSubscribers));
+    let mut guest = w.connect(a, w.bind("guest"));
+    w.subscribe(&mut guest, "news", Qos::AtLeastOnce);
+    assert_eq!(w.publish(a, body()), Ok(PublishOutcome::Accepted));
+}
+
+#[test]
+fn a_qos_2_publish_sent_again_is_one_push_until_it_is_released() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    let mut watcher = w.connect(a, w.bind("watcher"));
+    w.subscribe(&mut watcher, "news", Qos::AtLeastOnce);
+    let client = w.connect(a, w.lasting("publisher"));
+    w.take(a);
+    let exchange = Inbound { no: client.no(), connection: client.connection, packet_id: 9 };
+    let body = || PublishBody::Push {
+        message: published("news", Qos::ExactlyOnce),
+        ttl_ms: None,
+        exchange: Some(exchange),
+    };
+    assert_eq!(w.publish(a, body()), Ok(PublishOutcome::Accepted));
+    assert_eq!(w.publish(a, body()), Ok(PublishOutcome::Accepted));
+    assert_eq!(deliveries(&w.take(a)).len(), 1);
+    w.unbind(&client, 60);
+    w.request(a, SessionRequestBody::Bind(w.lasting("publisher")));
+    let bound = w.bound(a).expect("bound");
+    assert_eq!(bound.inbound, [9]);
+    let connection = w.tables.session(client.no()).expect("session").connection;
+    let exchange = Inbound { connection, ..exchange };
+    assert_eq!(w.publish(a, PublishBody::Release(exchange)), Ok(PublishOutcome::Accepted));
+    let next = PublishBody::Push {
+        message: published("news", Qos::ExactlyOnce),
+        ttl_ms: None,
+        exchange: Some(exchange),
+    };
+    assert_eq!(w.publish(a, next), Ok(PublishOutcome::Accepted));
+    assert_eq!(deliveries(&w.take(a)).len(), 1);
+}
+
+#[test]
+fn on_a_full_disk_pushes_are_refused_and_what_frees_something_is_taken() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    w.leader.set_disk_full(true);
+    let retained = |payload: &'static str| PublishBody::Retain {
+        message: Message { retain: true, payload: payload.into(), ..published("news", Qos::AtMostOnce) },
+        ttl_ms: None,
+    };
+    assert_eq!(w.publish(a, push_of(published("news", Qos::AtLeastOnce))), Err(RefuseReason::Quota));
+    assert_eq!(w.publish(a, retained("hello")), Err(RefuseReason::Quota));
+    assert_eq!(w.publish(a, retained("")), Ok(PublishOutcome::Accepted));
+    let exchange = Inbound { no: TerminalNo(1), connection: 1, packet_id: 1 };
+    assert_eq!(w.publish(a, PublishBody::Release(exchange)), Ok(PublishOutcome::Accepted));
 }

@@ -11,12 +11,13 @@ mod shared;
 mod world;
 
 use cluster_proto::{
-    AppId, Epoch, Incarnation, NodeId, Outcome, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
-    link::*,
+    AppId, Epoch, Incarnation, Message, NodeId, Outcome, PushId, Qos, State, TerminalId, TerminalNo,
+    TerminalSet, Will, link::*,
 };
 use raft_store::{
     Applied, Command, CommandBody,
     command::{AcceptPush, Audience},
+    tables::TablesOptions,
 };
 use tokio::sync::oneshot;
 

@@ -42,12 +42,7 @@ fn a_push_being_recalled_is_handed_to_nobody() {
     let (reply, mut answer) = oneshot::channel();
     w.event(Event::Ask(Question::Cancel(APP, next, reply)));
     let (token, cancel) = w.held.pop().expect("a proposal");
-    let accept = AcceptPush {
-        message: message(Qos::AtLeastOnce),
-        audience: Audience::Terminals(vec![terminal("tv-1")]),
-        ttl_ms: 10_000,
-        idempotency: None,
-    };
+    let accept = accept(terminals(&["tv-1"]), Qos::AtLeastOnce);
     // Accepted before the recall, but the hint comes to the leader after it was asked.
     w.commit(Command::own(CommandBody::AcceptPush(accept)));
     let applied = w.commit(cancel);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cluster_proto::{
-    Message, MessageProperties, PushKind,
+    MessageProperties, PushKind,
     link::{
         Bind, Bound, Hello, Owed, PushDelivery, Receipt, SessionReplyBody, SessionRequestBody,
         SharedDelivery, SharedInFlight, Subscribe, Subscription, Unacknowledged, Unbind, Unsubscribe,
@@ -13,7 +13,7 @@ use cluster_proto::{
 use raft_store::{
     CommandBatch, Effect,
     command::NewTerminal,
-    tables::{self, EntryPosition, StateMachine, TablesOptions},
+    tables::{self, EntryPosition, StateMachine},
 };
 
 use super::*;
