@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(unreachable_pub, reason = "a module of tests")]
 
+pub mod store;
+
 use std::collections::BTreeMap;
 
 use cluster_proto::{
@@ -136,6 +138,7 @@ impl Generator {
             audience,
             ttl_ms: self.rng.random_range(0..3_000),
             idempotency,
+            retained_ttl_ms: None,
             exchange: None,
         })
     }
