@@ -297,7 +297,8 @@ pub struct Welcome {
     pub lease_ms: u64,
     /// How often to send heartbeats.
     pub heartbeat_ms: u64,
-    /// Last sequence applied of each lane; what is at or below it need not be sent again.
+    /// Of each lane: up to here everything was applied, and nothing refused as far as the leader remembers; it need not be
+    /// sent again. What is after it is sent again if it is not answered.
     pub applied: Vec<(Lane, u64)>,
     /// The apps, by name: MQTT user names choose one.
     pub apps: Vec<(AppId, String)>,

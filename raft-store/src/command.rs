@@ -161,7 +161,7 @@ pub enum CommandBody {
         /// Bounds the work of one entry.
         limit: u32,
     },
-    /// Only uses up the sequence of its origin.
+    /// Only uses up the sequence of its origin, which was refused what it asked.
     Nothing,
 }
 

@@ -74,6 +74,7 @@ mod tag {
     pub(super) const APP_NAME: u8 = 0x04;
     pub(super) const SIGNING_KEY: u8 = 0x05;
     pub(super) const EDGE: u8 = 0x06;
+    pub(super) const EDGE_REFUSED: u8 = 0x07;
 
     pub(super) const TERMINAL_ID: u8 = 0x10;
     pub(super) const TERMINAL: u8 = 0x11;
@@ -214,6 +215,11 @@ pub(crate) fn edge(edge: NodeId) -> Key {
 /// All edges.
 pub(crate) fn edges() -> Key {
     Builder::new(tag::EDGE).done()
+}
+
+/// (edge, lane) → numbers that were refused.
+pub(crate) fn edge_refused(edge: NodeId, lane: u8) -> Key {
+    Builder::new(tag::EDGE_REFUSED).u64(edge.0).u8(lane).done()
 }
 
 /// (app, terminal id) → number.

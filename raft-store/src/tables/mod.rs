@@ -31,6 +31,7 @@ mod owed;
 mod push;
 mod query;
 mod records;
+mod refusals;
 mod resolve;
 mod retained;
 mod sessions;

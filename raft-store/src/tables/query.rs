@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cluster_proto::{
     AppId, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
     credential::PublicKey,
-    link::{Lane, Outbound, Subscription},
+    link::{Lane, Origin, Outbound, Subscription},
 };
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     exchanges, groups, keys, lock, owed,
     push::PushSets,
     records::{Counts, OwedRow, PushRecord, RetainedPage, SessionRecord, TerminalRecord},
-    retained, subscriptions,
+    refusals, retained, subscriptions,
     value::{AppRow, EdgeRow, PushRow, SessionRow, Stored as _, TerminalRow},
 };
 use crate::{command::SigningKey, effect::AcceptedPush};
@@ -312,6 +312,26 @@ impl Tables {
     pub fn edge_seqs(&self, edge: NodeId) -> Option<(Incarnation, Vec<(Lane, u64)>)> {
         let row = self.ask(|view| read::<EdgeRow>(view, &keys::edge(edge)))?;
         (!row.ended).then(|| (row.incarnation, LANES.into_iter().zip(row.seqs).collect()))
+    }
+
+    /// Whether a numbered command was refused. The last thousand of each lane are remembered.
+    pub fn was_refused(&self, origin: &Origin) -> bool {
+        self.refused(origin.edge, origin.lane).binary_search(&origin.seq).is_ok()
+    }
+
+    /// The last sequence of each lane up to which nothing was refused, as far as is remembered: what is after it may
+    /// have to be answered again.
+    pub fn edge_answered(&self, edge: NodeId) -> Vec<(Lane, u64)> {
+        let seqs = self.edge_seqs(edge).map(|(_, seqs)| seqs).unwrap_or_default();
+        let upto = |(lane, seq): (Lane, u64)| {
+            let first = self.refused(edge, lane).first().copied();
+            (lane, first.map_or(seq, |first| first - 1))
+        };
+        seqs.into_iter().map(upto).collect()
+    }
+
+    fn refused(&self, edge: NodeId, lane: Lane) -> Vec<u64> {
+        self.ask(|view| refusals::of_lane(view, edge, lane))
     }
 
     /// The edges whose life has not ended.

@@ -49,6 +49,7 @@ stored! {
     AppId => "app number",
     SigningKey => "signing key",
     EdgeRow => "edge",
+    RefusedRow => "refused commands",
     u64 => "number",
     u32 => "number",
     () => "mark",
@@ -107,6 +108,12 @@ pub(crate) struct EdgeRow {
     pub(crate) ended: bool,
     /// Last sequence of each lane, in the order of [`super::LANES`].
     pub(crate) seqs: [u64; 3],
+}
+
+/// Numbers of a lane whose commands were refused, ascending: the last of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefusedRow {
+    pub(crate) seqs: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -390,6 +397,7 @@ mod tests {
         let head = Head { term: 1, index: 2, digest: 3, at_ms: 4, last_push: 5, ..Head::default() };
         let owed = OwedValue { topic: true, withdrawn: false, qos0: true, expires_at_ms: 300 };
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
+        golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
         golden(&push, "01010101ac020101010001016b0001070111");
         golden(&broad, "01010101ac020101010001016b010100c801");

@@ -102,7 +102,9 @@ impl Leader {
     }
 
     fn welcome(&mut self, now: Now, node: NodeId, link: LinkId) {
-        let applied = self.tables.edge_seqs(node).map(|(_, seqs)| seqs).unwrap_or_default();
+        // What was refused and what is after it is sent again if its answer was lost: an edge takes what is applied for
+        // a success.
+        let applied = self.tables.edge_answered(node);
         let receipts = applied.iter().find(|(lane, _)| *lane == Lane::Receipts).map_or(0, |(_, seq)| *seq);
         let Some(edge) = self.edges.get_mut(&node) else { return };
         edge.receipts_applied = receipts;

@@ -15,6 +15,18 @@ use raft_store::{
 
 use super::{Action, Leader, LinkId, Now, Waiting};
 
+/// A change of subscriptions under way.
+#[derive(Debug)]
+pub(super) struct Change {
+    link: LinkId,
+    request: u64,
+    seq: u64,
+    app: AppId,
+    terminal: TerminalId,
+    /// Whose, when it was asked.
+    who: Who,
+}
+
 impl Leader {
     pub(super) fn handle_session(&mut self, now: Now, link: LinkId, request: SessionRequest) {
         let SessionRequest { request, body } = request;
@@ -70,19 +82,12 @@ impl Leader {
             body = CommandBody::Nothing;
         }
         *self.changing.entry((app, terminal.clone())).or_default() += 1;
-        let command = Command { origin: Some(origin), body };
-        self.propose(command, Waiting::Changed { link, request, app, terminal, who });
+        let (seq, command) = (origin.seq, Command { origin: Some(origin), body });
+        self.propose(command, Waiting::Changed(Change { link, request, seq, app, terminal, who }));
     }
 
-    pub(super) fn subscriptions_changed(
-        &mut self,
-        link: LinkId,
-        request: u64,
-        app: AppId,
-        terminal: &TerminalId,
-        was: &Who,
-        result: Result<Applied, ProposeError>,
-    ) {
+    pub(super) fn subscriptions_changed(&mut self, change: &Change, result: Result<Applied, ProposeError>) {
+        let Change { link, request, seq, app, ref terminal, who: ref was } = *change;
         self.change_answered(app, terminal);
         match result {
             Ok(Applied::Session { no: Some(no), session: Some(session), index, .. }) => {
@@ -90,6 +95,9 @@ impl Leader {
                 self.refresh_member(no);
                 self.tell_who_forwards();
                 self.reply(link, request, SessionReplyBody::Changed { no, session, index });
+            }
+            Ok(Applied::Duplicate) if self.was_refused(link, Lane::Session, seq) => {
+                self.refuse(link, request, RefuseReason::Quota);
             }
             Ok(Applied::Duplicate) => self.answer_again(link, request, app, terminal, was),
             Ok(Applied::Refused(refusal)) => self.refuse(link, request, refuse_reason(&refusal)),
@@ -173,7 +181,11 @@ impl Leader {
         result: Result<Applied, ProposeError>,
     ) {
         let result = match (result, refused) {
-            (Ok(Applied::Done | Applied::Duplicate), Some(reason)) => Err(reason),
+            // Proposed before: whether it was refused then, the tables remember.
+            (Ok(Applied::Duplicate), reason) if self.was_refused(link, Lane::Publish, seq) => {
+                Err(reason.unwrap_or(RefuseReason::Quota))
+            }
+            (Ok(Applied::Done), Some(reason)) => Err(reason),
             (Ok(Applied::Accepted { audience: 0, repeated: false, .. }), _) => {
                 Ok(PublishOutcome::NoSubscribers)
             }
@@ -184,6 +196,11 @@ impl Leader {
             (Ok(_) | Err(_), _) => return self.actions.push(Action::Close(link)),
         };
         self.actions.push(Action::Published(link, Published { seq, result }));
+    }
+
+    /// Whether a command that was proposed before was refused then.
+    fn was_refused(&self, link: LinkId, lane: Lane, seq: u64) -> bool {
+        self.origin(link, lane, seq).is_some_and(|origin| self.tables.was_refused(&origin))
     }
 
     pub(super) fn handle_receipts(&mut self, link: LinkId, receipts: Receipts) {

@@ -43,6 +43,7 @@ use raft_store::{Applied, Command, ProposeError, Tables, effect::AcceptedPush};
 use tokio::sync::oneshot;
 
 use bind::BindQueue;
+use lanes::Change;
 use resume::Resume;
 
 /// One QUIC connection of an edge, never reused.
@@ -193,13 +194,7 @@ enum Waiting {
     EdgeEnded(NodeId, Incarnation),
     Bind(AppId, TerminalId),
     Detached(Option<(LinkId, u64)>),
-    Changed {
-        link: LinkId,
-        request: u64,
-        app: AppId,
-        terminal: TerminalId,
-        who: Who,
-    },
+    Changed(Change),
     Published {
         link: LinkId,
         seq: u64,
@@ -369,9 +364,7 @@ impl Leader {
             Waiting::EdgeEnded(edge, incarnation) => self.edge_ended(edge, incarnation, &result),
             Waiting::Bind(app, terminal) => self.bind_committed(now, (app, terminal), result),
             Waiting::Detached(reply) => self.detached(reply),
-            Waiting::Changed { link, request, app, terminal, who } => {
-                self.subscriptions_changed(link, request, app, &terminal, &who, result);
-            }
+            Waiting::Changed(change) => self.subscriptions_changed(&change, result),
             Waiting::Published { link, seq, refused } => self.published(link, seq, refused, result),
             Waiting::Receipts { link, receipts } => self.receipts_committed(now, link, &receipts, result),
             Waiting::Withdrawn(pushes) => {

@@ -1,6 +1,7 @@
 //! Apply: what each command does to the tables. A pure function of the command, the entry's time and the tables.
 //!
-//! A refused command changes nothing, except that it uses up the sequence its edge gave it: the edge was answered.
+//! A refused command changes nothing, except that it uses up the sequence its edge gave it, and that this is remembered
+//! as refused: the answer may be lost.
 
 mod accept_push;
 mod apps;
@@ -11,13 +12,14 @@ mod retained;
 mod sessions;
 mod terminals;
 
-use cluster_proto::{AppId, TerminalNo};
+use cluster_proto::{AppId, TerminalNo, link::Origin};
 
 pub(super) use self::apps::create_default_app;
 use super::{
     error::StoreError,
     exchanges, keys,
     records::EntryPosition,
+    refusals,
     subscriptions,
     txn::Txn,
     value::{AppRow, SessionRow},
@@ -53,6 +55,17 @@ fn command(txn: &mut Txn<'_>, command: Command) -> Result<Applied, StoreError> {
     {
         return Ok(answer);
     }
+    let is_used_up = body == CommandBody::Nothing;
+    let answer = self::body(txn, origin, body)?;
+    if let Some(origin) = origin
+        && (is_used_up || matches!(answer, Applied::Refused(_)))
+    {
+        refusals::remember(txn, origin)?;
+    }
+    Ok(answer)
+}
+
+fn body(txn: &mut Txn<'_>, origin: Option<&Origin>, body: CommandBody) -> Result<Applied, StoreError> {
     match body {
         CommandBody::CreateApp { name } => apps::create(txn, name),
         CommandBody::InstallKey(key) => apps::install_key(txn, &key),

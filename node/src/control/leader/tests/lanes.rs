@@ -117,3 +117,58 @@ fn on_a_full_disk_pushes_are_refused_and_what_frees_something_is_taken() {
     let exchange = Inbound { no: TerminalNo(1), connection: 1, packet_id: 1 };
     assert_eq!(w.publish(a, PublishBody::Release(exchange)), Ok(PublishOutcome::Accepted));
 }
+
+#[test]
+fn a_refusal_whose_answer_was_lost_is_a_refusal_when_it_is_asked_again_also_of_another_leader() {
+    let mut w = World::with(TablesOptions { retained_max: 1, ..TablesOptions::default() });
+    let a = w.link_edge(1);
+    let keep = |topic: &str| PublishBody::Push {
+        message: Message { retain: true, ..published(topic, Qos::AtLeastOnce) },
+        ttl_ms: None,
+        exchange: None,
+    };
+    assert_eq!(w.publish_as(a, 1, keep("one")), Ok(PublishOutcome::NoSubscribers));
+    w.commits = false;
+    for (seq, topic) in [(2, "two"), (3, "one")] {
+        w.event(Event::Publish(a, Publish { seq, terminal: terminal("publisher"), body: keep(topic) }));
+    }
+    w.event(Event::LinkClosed(a));
+    w.commit_held();
+    w.commit_held();
+    w.commits = true;
+    w.change_leader();
+    let link = w.relink(1, Vec::new(), Vec::new());
+    let welcome = controls(&w.take(link)).into_iter().find_map(|frame| match frame {
+        LeaderControl::Welcome(welcome) => Some(welcome.applied),
+        _ => None,
+    });
+    assert!(welcome.expect("welcome").contains(&(Lane::Publish, 1)), "what follows is to be sent again");
+    assert_eq!(w.publish_as(link, 2, keep("two")), Err(RefuseReason::Quota));
+    assert_eq!(w.publish_as(link, 3, keep("one")), Ok(PublishOutcome::Accepted));
+    w.leader.set_disk_full(true);
+    assert_eq!(w.publish_as(link, 3, keep("one")), Ok(PublishOutcome::Accepted), "it was accepted then");
+    assert_eq!(w.publish_as(link, 4, keep("one")), Err(RefuseReason::Quota));
+    w.leader.set_disk_full(false);
+    assert_eq!(w.publish_as(link, 4, keep("one")), Err(RefuseReason::Quota), "nor is that forgotten");
+}
+
+#[test]
+fn a_late_subscribe_sent_again_is_still_refused() {
+    let mut w = World::new();
+    w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    let client = w.connect(a, w.bind("tv-1"));
+    w.unbind(&client, 0);
+    let subscribe = Subscribe {
+        seq: 1,
+        app: APP,
+        terminal: terminal("tv-1"),
+        epoch: client.bound.epoch,
+        connection: client.connection,
+        subscriptions: Vec::new(),
+    };
+    for _ in 0..2 {
+        w.request(a, SessionRequestBody::Subscribe(subscribe.clone()));
+        assert!(matches!(w.reply(a), SessionReplyBody::Refused(_)));
+    }
+}
