@@ -31,6 +31,6 @@ pub mod status;
 pub mod admin;
 
 pub use ids::{AppId, Epoch, Incarnation, NodeId, PushId, SessionId, TerminalId, TerminalNo};
-pub use message::{Message, MessageProperties, PushKind, Qos};
+pub use message::{Message, MessageProperties, PushKind, Qos, Will};
 pub use set::TerminalSet;
 pub use status::{DropReason, Outcome, State};

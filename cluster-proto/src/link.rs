@@ -12,7 +12,7 @@
 //!   │◄─ deliver:  Push, Owed, Withdraw ───────────────────────────│  ordered: dispatch order per terminal
 //!   │── receipts: Receipts{seq} ─────────────────────────────────►│
 //!   │◄──────────  Committed{seq}: only now they leave the outbox  │  (I9)
-//!   │── publish:  Publish{seq} ──────────────────────────────────►│
+//!   │── publish:  Publish{seq}: a push, a retained message, the end of a QoS 2 exchange ►│
 //!   │◄──────────  Published{seq}: fsynced on a majority           │  (I1)
 //!   │── payload:  Fetch{push} / ◄── Payload                       │
 //!   │◄─ transient: QoS 0 messages, both ways ────────────────────►│
@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AppId, Epoch, Incarnation, Message, NodeId, Outcome, PushId, Qos, SessionId, TerminalId, TerminalNo,
-    TerminalSet, credential::PublicKey,
+    TerminalSet, Will, credential::PublicKey,
 };
 
 /// ALPN of the link; the number is its version.
@@ -74,9 +74,9 @@ pub struct NodeAddresses {
 pub enum Lane {
     /// Session changes: subscribe and unsubscribe.
     Session,
-    /// PUBLISH with QoS 1 or 2 from terminals.
+    /// What terminals publish: QoS 1 and 2, retained messages, PUBREL.
     Publish,
-    /// Receipts.
+    /// Receipts, and the steps of outbound QoS 2 exchanges.
     Receipts,
 }
 
@@ -107,12 +107,16 @@ pub enum EdgeControl {
     /// Part of Resume: handed to this edge, and the receipt not committed yet (queued, written, or already in the
     /// outbox). What is owed and not in here is delivered again.
     InFlight(Vec<(PushId, TerminalSet)>),
+    /// Part of Resume: the same, of pushes that members hold for their shared subscription groups.
+    SharedInFlight(Vec<SharedInFlight>),
     /// All of Resume was sent; the numbered lanes follow.
     ResumeDone,
     /// Every [`Welcome::heartbeat_ms`].
     Heartbeat {
         /// Comes back in the answer; the edge's lease runs from when it *sent* this.
         nonce: u64,
+        /// Of this edge, since it started.
+        stats: Stats,
     },
     /// The answer to [`LeaderControl::Unbind`]: the connection is closed.
     Unbound {
@@ -120,6 +124,8 @@ pub enum EdgeControl {
         epoch: Epoch,
         /// All receipts of that connection are in lane [`Lane::Receipts`] up to here.
         receipts_seq: u64,
+        /// What it had not acknowledged: the session goes on with the same packet ids.
+        unacknowledged: Vec<Unacknowledged>,
     },
     /// The edge will go: no more binds to it, its terminals are leaving.
     Draining,
@@ -198,6 +204,8 @@ pub enum LeaderControl {
         nonce: u64,
         /// Milliseconds since the epoch, by the leader's clock: what expiries are told in.
         now_ms: u64,
+        /// Of all linked edges together, for `$SYS`.
+        cluster: Stats,
     },
     /// All keys that verify credentials, replacing what the edge had.
     Keys(Vec<PublicKey>),
@@ -221,8 +229,61 @@ pub enum LeaderControl {
         /// Told to the terminal.
         reason: UnbindReason,
     },
-    /// Whether QoS 0 messages must be forwarded at all: some other edge has a subscriber.
+    /// Whether QoS 0 messages must be forwarded at all: some other edge has a subscriber, or there is a shared
+    /// subscription group.
     ForwardTransient(bool),
+    /// Where else terminals may go: the MQTT addresses of the other linked edges that are not draining.
+    Peers(Vec<String>),
+}
+
+/// Counters of an edge since it started, or of all linked edges together; what `$SYS` shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Connections with CONNACK, now.
+    pub connected: u64,
+    /// Subscriptions of these, now.
+    pub subscriptions: u64,
+    /// MQTT packets read.
+    pub packets_received: u64,
+    /// MQTT packets written.
+    pub packets_sent: u64,
+    /// PUBLISH packets read.
+    pub publishes_received: u64,
+    /// PUBLISH packets written.
+    pub publishes_sent: u64,
+    /// QoS 0 messages dropped for a subscriber or for want of a leader.
+    pub publishes_dropped: u64,
+    /// Bytes read.
+    pub bytes_received: u64,
+    /// Bytes written.
+    pub bytes_sent: u64,
+    /// Sessions kept, with or without a connection; the leader fills it in for the cluster.
+    pub sessions: u64,
+    /// Retained messages kept; the leader fills it in for the cluster.
+    pub retained: u64,
+}
+
+/// A push that a member of a shared subscription group holds and has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedInFlight {
+    /// Which.
+    pub push: PushId,
+    /// The number of the group: what receipts name.
+    pub group: TerminalNo,
+    /// Who holds it.
+    pub member: TerminalNo,
+}
+
+/// A PUBLISH with QoS 1 that was written and not acknowledged when its connection ended: it is sent again with its
+/// packet id ([MQTT-4.4.0-1]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unacknowledged {
+    /// As written.
+    pub packet_id: u16,
+    /// Of this push.
+    pub push: PushId,
+    /// Whom the receipt will name: the terminal, or the group it got it for.
+    pub target: TerminalNo,
 }
 
 /// The answer to Hello.
@@ -236,7 +297,8 @@ pub struct Welcome {
     pub lease_ms: u64,
     /// How often to send heartbeats.
     pub heartbeat_ms: u64,
-    /// Last sequence applied of each lane; what is at or below it need not be sent again.
+    /// Of each lane: up to here everything was applied, and nothing refused as far as the leader remembers; it need not be
+    /// sent again. What is after it is sent again if it is not answered.
     pub applied: Vec<(Lane, u64)>,
     /// The apps, by name: MQTT user names choose one.
     pub apps: Vec<(AppId, String)>,
@@ -290,6 +352,22 @@ pub enum SessionRequestBody {
         /// At most so many.
         max: u16,
     },
+    /// Ask for the retained messages a new subscription gets.
+    Retained(RetainedAsk),
+}
+
+/// A page of retained messages is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetainedAsk {
+    /// App.
+    pub app: AppId,
+    /// A valid plain filter.
+    pub filter: String,
+    /// Only messages kept at or before this log index: later ones came live. [`SessionReplyBody::Changed`] tells it;
+    /// `u64::MAX` for a best-effort subscription.
+    pub upto: u64,
+    /// Topics after this one; `None`: from the first.
+    pub after: Option<String>,
 }
 
 /// CONNECT, as the leader needs it.
@@ -311,6 +389,17 @@ pub struct Bind {
     pub connection: u64,
     /// Wait until receipts up to here are applied, so that what this edge already has acknowledged is not owed.
     pub after_receipts: u64,
+    /// Kept with the session until the connection ends well.
+    pub will: Option<Will>,
+}
+
+/// What becomes of the will when a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WillFate {
+    /// Published, after its delay ([MQTT-3.1.2-8]).
+    Publish,
+    /// DISCONNECT said good-bye: discarded ([MQTT-3.14.4-3]).
+    Discard,
 }
 
 /// The end of a connection.
@@ -326,6 +415,10 @@ pub struct Unbind {
     pub connection: u64,
     /// DISCONNECT may change it (MQTT 5); 0 ends the session now.
     pub session_expiry_s: u32,
+    /// Of its will, if it has one.
+    pub will: WillFate,
+    /// What it had not acknowledged.
+    pub unacknowledged: Vec<Unacknowledged>,
 }
 
 /// Subscriptions to add to a session. Replaces one with the same filter ([MQTT-3.8.4-3]).
@@ -365,7 +458,7 @@ pub struct Unsubscribe {
 /// One subscription of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
-    /// The filter.
+    /// The filter; of a shared subscription with `$share/NAME/`.
     pub filter: String,
     /// Granted, at most what was asked.
     pub qos: Qos,
@@ -410,6 +503,15 @@ pub enum SessionReplyBody {
         no: TerminalNo,
         /// The session that holds the subscriptions.
         session: SessionId,
+        /// The log index from which on matching pushes name it.
+        index: u64,
+    },
+    /// Answers [`SessionRequestBody::Retained`], by topic.
+    Retained {
+        /// What is kept. At most [`crate::limits::RETAINED_PAGE_LEN_MAX`] bytes together, or one.
+        messages: Vec<RetainedMessage>,
+        /// There may be more: ask again after this topic.
+        next: Option<String>,
     },
 }
 
@@ -428,6 +530,45 @@ pub struct Bound {
     pub session_expiry_s: u32,
     /// The session's subscriptions.
     pub subscriptions: Vec<Subscription>,
+    /// What the session goes on with, in the order it was first sent.
+    pub outbound: Vec<Outbound>,
+    /// Packet ids of QoS 2 PUBLISH packets taken and not released.
+    pub inbound: Vec<u16>,
+}
+
+/// A delivery under way in a session that was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outbound {
+    /// Given at its first PUBLISH.
+    pub packet_id: u16,
+    /// What is delivered.
+    pub push: PushId,
+    /// Whom receipts name: the terminal, or a shared subscription group.
+    pub target: TerminalNo,
+    /// How far it is.
+    pub stage: OutboundStage,
+    /// As in [`PushDelivery::expires_at_ms`]; for Message Expiry Interval only, since delivery has begun.
+    pub expires_at_ms: u64,
+}
+
+/// How far a delivery is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutboundStage {
+    /// QoS 1, PUBLISH written: it is sent again, with DUP.
+    Sent,
+    /// QoS 2, PUBLISH perhaps written: it is sent again, with DUP.
+    Begun,
+    /// QoS 2, PUBREC came: PUBREL is sent again.
+    Received,
+}
+
+/// A retained message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetainedMessage {
+    /// As published.
+    pub message: Message,
+    /// As in [`PushDelivery::expires_at_ms`]; `None`: never.
+    pub expires_at_ms: Option<u64>,
 }
 
 /// Why the leader refuses a session request.
@@ -465,6 +606,26 @@ pub enum Deliver {
         /// The terminals asked about.
         targets: TerminalSet,
     },
+    /// A push for a shared subscription group, to the one member that is to get it. One that cannot take it (not here
+    /// any more, not live, its queue full) is answered by [`Outcome::NotWritten`] for the group, and another is tried.
+    Shared(SharedDelivery),
+    /// As Withdraw, of what a member holds for its group.
+    WithdrawShared(SharedInFlight),
+}
+
+/// A push for one member of a shared subscription group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SharedDelivery {
+    /// The push, the group that receipts name, and the member.
+    pub to: SharedInFlight,
+    /// Granted to the member by this subscription.
+    pub granted: Qos,
+    /// As in [`PushDelivery::expires_at_ms`].
+    pub expires_at_ms: u64,
+    /// Another member had it before.
+    pub dup: bool,
+    /// As in [`PushDelivery::message`].
+    pub message: Option<Message>,
 }
 
 /// A push and this edge's part of its audience.
@@ -521,6 +682,38 @@ pub struct Receipts {
     pub seq: u64,
     /// Sets of terminals per push and outcome.
     pub items: Vec<Receipt>,
+    /// Steps of QoS 2 exchanges with sessions that outlive their connection, in order.
+    pub steps: Vec<ExchangeStep>,
+}
+
+/// A step of delivering with QoS 2: on disk on a majority before the packet that follows from it is written, so that
+/// the exchange goes on wherever the session is resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeStep {
+    /// The terminal.
+    pub no: TerminalNo,
+    /// Its connection, as in [`Bind::connection`]; a step of one that does not hold the session any more is void.
+    pub connection: u64,
+    /// Of the exchange.
+    pub packet_id: u16,
+    /// What happens.
+    pub step: Step,
+}
+
+/// See [`ExchangeStep`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// The packet id is given to this push; then PUBLISH is written.
+    Begin {
+        /// Which.
+        push: PushId,
+        /// Whom receipts name.
+        target: TerminalNo,
+    },
+    /// PUBREC came; then PUBREL is written. The receipt says Delivered.
+    Receive,
+    /// PUBCOMP came, or a PUBREC with an error: the packet id is free.
+    Complete,
 }
 
 /// The terminals of one push that met the same outcome.
@@ -541,17 +734,49 @@ pub struct Committed {
     pub seq: u64,
 }
 
-/// Edge to leader: a PUBLISH with QoS 1 from a terminal.
+/// Edge to leader: something a terminal published that must be committed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Publish {
     /// Sequence in [`Lane::Publish`].
     pub seq: u64,
     /// The publishing terminal, for logs and No Local of clients without a number.
     pub terminal: TerminalId,
-    /// What it published; `kind` is Topic.
-    pub message: Message,
-    /// Milliseconds to live, from Message Expiry Interval; absent: the app's default.
-    pub ttl_ms: Option<u64>,
+    /// What is to be committed.
+    pub body: PublishBody,
+}
+
+/// See [`Publish`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum PublishBody {
+    /// A PUBLISH with QoS 1 or 2: a topic push. A retained one is kept too.
+    Push {
+        /// What it published; `kind` is Topic.
+        message: Message,
+        /// Milliseconds to live, from Message Expiry Interval; absent: the app's default.
+        ttl_ms: Option<u64>,
+        /// QoS 2 in a session that outlives its connection: taken once, whatever is sent again.
+        exchange: Option<Inbound>,
+    },
+    /// A retained PUBLISH with QoS 0: kept; its subscribers are shown it without the log.
+    Retain {
+        /// What it published.
+        message: Message,
+        /// Milliseconds to live; absent: for ever.
+        ttl_ms: Option<u64>,
+    },
+    /// PUBREL of an exchange that was named in a Push; PUBCOMP follows.
+    Release(Inbound),
+}
+
+/// A QoS 2 PUBLISH of a terminal whose session outlives its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inbound {
+    /// The terminal.
+    pub no: TerminalNo,
+    /// Its connection, as in [`Bind::connection`].
+    pub connection: u64,
+    /// The terminal's packet id.
+    pub packet_id: u16,
 }
 
 /// Leader to edge: the answer to [`Publish`].
@@ -597,6 +822,10 @@ pub struct Transient {
     pub app: AppId,
     /// Topic: what the leader routes by.
     pub topic: String,
+    /// Milliseconds it stays deliverable, from Message Expiry Interval.
+    pub ttl_ms: Option<u64>,
+    /// Leader to edge: not for every subscriber there, but for these members of shared subscription groups.
+    pub members: Option<Vec<TerminalNo>>,
     /// An encoded [`Message`].
     pub body: Bytes,
 }

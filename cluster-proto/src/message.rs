@@ -40,7 +40,7 @@ pub enum PushKind {
 }
 
 /// One message as it goes to terminals. Stored once, sent once to each edge.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// The app it belongs to.
     pub app: AppId,
@@ -54,8 +54,22 @@ pub struct Message {
     pub payload: Bytes,
     /// MQTT 5 properties, passed on unchanged.
     pub properties: MessageProperties,
+    /// Published with RETAIN: kept as its topic's retained message, or, without payload, the end of that one
+    /// ([MQTT-3.3.1-5], [MQTT-3.3.1-6]). Subscriptions with Retain As Published are told.
+    pub retain: bool,
     /// The terminal that published it, for No Local ([MQTT-3.8.3-3]).
     pub publisher: Option<TerminalNo>,
+}
+
+/// What is published for a terminal when its connection is lost, or its session ends (MQTT 5, section 3.1.2.5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Will {
+    /// Kind Topic; QoS and RETAIN inside.
+    pub message: Message,
+    /// Seconds between the end of the connection and the will; the end of the session does not wait for them.
+    pub delay_s: u32,
+    /// Milliseconds to live, from Message Expiry Interval; absent: the default.
+    pub ttl_ms: Option<u64>,
 }
 
 /// MQTT 5 properties of a message that a server passes on unaltered ([MQTT-3.3.2-4] and following).

@@ -7,8 +7,8 @@
 
 use bytes::Bytes;
 use cluster_proto::{
-    AppId, Incarnation, Message, NodeId, PushId, TerminalId, TerminalSet,
-    link::{Origin, Receipt, Subscription},
+    AppId, Incarnation, Message, NodeId, PushId, TerminalId, TerminalSet, Will,
+    link::{ExchangeStep, Inbound, Origin, Receipt, Subscription, Unacknowledged, WillFate},
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,10 @@ pub enum CommandBody {
         holder: Holder,
         /// Seconds it outlives the connection.
         expiry_s: u32,
+        /// Of its will.
+        will: WillFate,
+        /// What the connection had written with QoS 1 and not got acknowledged.
+        unacknowledged: Vec<Unacknowledged>,
     },
     /// Adds subscriptions. A client without a session gets one without expiry, one without a number is lent one.
     /// Answers [`crate::Applied::Session`].
@@ -114,6 +118,8 @@ pub enum CommandBody {
     RecordReceipts {
         /// Unions of sets: repeating them changes nothing.
         items: Vec<Receipt>,
+        /// Steps of outbound QoS 2 exchanges, in order; void where the connection does not hold the session any more.
+        steps: Vec<ExchangeStep>,
     },
     /// The time to live of these pushes is over. Settles as expired whoever is pending and not in flight.
     ExpirePushes {
@@ -136,6 +142,27 @@ pub enum CommandBody {
         /// Bounds the work of one entry.
         limit: u32,
     },
+    /// Keeps a message as the retained one of its topic, or, without payload, removes that one. No push.
+    Retain {
+        /// `retain` is set.
+        message: Message,
+        /// Milliseconds to live; absent: for ever.
+        ttl_ms: Option<u64>,
+    },
+    /// PUBREL: the packet id of an inbound QoS 2 exchange is free.
+    Release(Inbound),
+    /// Publishes wills whose delay is over; at most `limit` at a time.
+    PublishWills {
+        /// Bounds the work of one entry.
+        limit: u32,
+    },
+    /// Removes retained messages whose time to live is over; at most `limit` at a time.
+    ExpireRetained {
+        /// Bounds the work of one entry.
+        limit: u32,
+    },
+    /// Only uses up the sequence of its origin, which was refused what it asked.
+    Nothing,
 }
 
 /// A key that signs credentials. Replicated in the control group, never leaves it, never logged.
@@ -171,8 +198,13 @@ pub struct OpenSession {
     pub holder: Holder,
     /// End the existing session first.
     pub clean_start: bool,
-    /// Seconds it outlives the connection; 0 only ends what was there.
+    /// Seconds it outlives the connection; 0 only ends what was there, unless there is a will.
     pub expiry_s: u32,
+    /// Kept with the session while the connection holds it. The will of the connection it replaces is published if
+    /// its session ends or it has no delay, and discarded otherwise ([MQTT-3.1.3-9]).
+    pub will: Option<Will>,
+    /// What the connection it replaces had not got acknowledged.
+    pub unacknowledged: Vec<Unacknowledged>,
 }
 
 /// The terminal and connection a session command is about.
@@ -199,6 +231,12 @@ pub struct AcceptPush {
     pub audience: Audience,
     /// Milliseconds it stays deliverable.
     pub ttl_ms: u64,
+    /// Milliseconds it stays its topic's retained message, if `message.retain` is set: the Message Expiry Interval;
+    /// absent: for ever, whatever the default of `ttl_ms` is.
+    pub retained_ttl_ms: Option<u64>,
+    /// Set for a QoS 2 PUBLISH of a session that outlives its connection: while the packet id is not released, the same
+    /// PUBLISH again is answered and accepted only once ([MQTT-4.3.3-10]).
+    pub exchange: Option<Inbound>,
     /// Chosen by the caller: repeating the call answers the first result. With a digest of the request, so that
     /// reuse for another request is refused.
     pub idempotency: Option<IdempotencyKey>,

@@ -310,7 +310,7 @@ impl EdgeLink {
             (_, LeaderControl::Refused { reason, incarnation_over }) => {
                 self.refused(now_ms, reason, incarnation_over)
             }
-            (_, LeaderControl::HeartbeatAck { nonce, now_ms: leader_ms }) => {
+            (_, LeaderControl::HeartbeatAck { nonce, now_ms: leader_ms, .. }) => {
                 self.heartbeat_answered(nonce, leader_ms)
             }
             (_, LeaderControl::Welcome(_) | LeaderControl::Resumed) => {}
@@ -383,7 +383,7 @@ impl EdgeLink {
         if self.is_live() {
             let receipts_seq = self.outbox.covering_seq();
             self.send_receipts();
-            self.control(EdgeControl::Unbound { epoch, receipts_seq });
+            self.control(EdgeControl::Unbound { epoch, receipts_seq, unacknowledged: Vec::new() });
         }
     }
 
@@ -586,7 +586,7 @@ impl EdgeLink {
     fn send_heartbeat(&mut self, now_ms: u64) {
         let nonce = self.lease.sent(now_ms);
         self.next_heartbeat_ms = now_ms + self.heartbeat_ms;
-        self.control(EdgeControl::Heartbeat { nonce });
+        self.control(EdgeControl::Heartbeat { nonce, stats: Default::default() });
     }
 
     fn lose(&mut self, now_ms: u64, hang_up: bool) {

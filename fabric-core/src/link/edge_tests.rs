@@ -1,6 +1,6 @@
 use cluster_proto::{
     AppId, Epoch, Message, MessageProperties, PushKind, Qos, TerminalId,
-    link::{Bind, PublishOutcome, Subscribe, Unbind},
+    link::{Bind, PublishBody, PublishOutcome, Subscribe, Unbind},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -42,8 +42,10 @@ fn publish(seq: u64, payload: u64) -> Publish {
         payload: bytes::Bytes::copy_from_slice(&payload.to_be_bytes()),
         properties: MessageProperties::default(),
         publisher: None,
+        retain: false,
     };
-    Publish { seq, terminal: TerminalId::new("p").expect("id"), message, ttl_ms: None }
+    let body = PublishBody::Push { message, ttl_ms: None, exchange: None };
+    Publish { seq, terminal: TerminalId::new("p").expect("id"), body }
 }
 
 fn subscribe() -> SessionRequestBody {
@@ -64,6 +66,8 @@ fn unbind() -> SessionRequestBody {
         epoch: Epoch::default(),
         connection: 1,
         session_expiry_s: 0,
+        unacknowledged: Vec::new(),
+        will: cluster_proto::link::WillFate::Publish,
     })
 }
 
@@ -77,6 +81,7 @@ fn bind() -> SessionRequestBody {
         session_expiry_s: 0,
         connection: 1,
         after_receipts: 0,
+        will: None,
     })
 }
 
@@ -114,9 +119,12 @@ fn answer_heartbeats(link: &mut EdgeLink, now_ms: u64) {
     let outputs = drain(link);
     for output in outputs {
         match output {
-            EdgeOutput::Control(EdgeControl::Heartbeat { nonce }) => {
+            EdgeOutput::Control(EdgeControl::Heartbeat { nonce, .. }) => {
                 let leader_ms = LEADER_MS + now_ms;
-                link.handle_control(now_ms, LeaderControl::HeartbeatAck { nonce, now_ms: leader_ms });
+                link.handle_control(
+                    now_ms,
+                    LeaderControl::HeartbeatAck { nonce, now_ms: leader_ms, cluster: Default::default() },
+                );
             }
             other => link.outputs.push_back(other),
         }
@@ -135,11 +143,14 @@ fn an_expiry_means_the_same_time_however_late_its_frame_is_read() {
     answer_heartbeats(&mut link, 500);
     link.handle_timeout(1_000);
     let nonce = drain(&mut link).into_iter().find_map(|output| match output {
-        EdgeOutput::Control(EdgeControl::Heartbeat { nonce }) => Some(nonce),
+        EdgeOutput::Control(EdgeControl::Heartbeat { nonce, .. }) => Some(nonce),
         _ => None,
     });
-    let answer =
-        LeaderControl::HeartbeatAck { nonce: nonce.expect("a heartbeat"), now_ms: LEADER_MS + 1_010 };
+    let answer = LeaderControl::HeartbeatAck {
+        nonce: nonce.expect("a heartbeat"),
+        now_ms: LEADER_MS + 1_010,
+        cluster: Default::default(),
+    };
     link.handle_control(3_000, answer);
     assert_eq!(link.local_ms(LEADER_MS + 2_500), 2_500, "expired when the frame is read at 3,000");
 }
@@ -290,7 +301,8 @@ fn unbound_names_a_sequence_that_covers_the_receipts_before_it() {
     link.unbound(Epoch::default());
     let outputs = drain(&mut link);
     assert!(matches!(&outputs[0], EdgeOutput::Receipts(batch) if batch.seq == 1));
-    let unbound = EdgeControl::Unbound { epoch: Epoch::default(), receipts_seq: 1 };
+    let unbound =
+        EdgeControl::Unbound { epoch: Epoch::default(), receipts_seq: 1, unacknowledged: Vec::new() };
     assert_eq!(outputs[1], EdgeOutput::Control(unbound));
 }
 
@@ -376,7 +388,8 @@ impl Leader {
     fn handle(&mut self, frame: ToLeader) -> Option<ToEdge> {
         match frame {
             ToLeader::Publish(publish) => {
-                let payload = publish.message.payload.as_ref().try_into().expect("8 bytes");
+                let PublishBody::Push { message, .. } = publish.body else { panic!("not a push") };
+                let payload = message.payload.as_ref().try_into().expect("8 bytes");
                 take_next(&mut self.published, publish.seq, u64::from_be_bytes(payload));
                 Some(ToEdge::Published(Published { seq: publish.seq, result: Ok(PublishOutcome::Accepted) }))
             }
@@ -503,8 +516,12 @@ impl World {
                 EdgeOutput::Publish(publish) => self.to_leader.push_back(ToLeader::Publish(publish)),
                 EdgeOutput::Receipts(batch) => self.to_leader.push_back(ToLeader::Receipts(batch)),
                 EdgeOutput::Session(request) => self.to_leader.push_back(ToLeader::Session(request)),
-                EdgeOutput::Control(EdgeControl::Heartbeat { nonce }) => {
-                    let ack = LeaderControl::HeartbeatAck { nonce, now_ms: LEADER_MS + self.now_ms };
+                EdgeOutput::Control(EdgeControl::Heartbeat { nonce, .. }) => {
+                    let ack = LeaderControl::HeartbeatAck {
+                        nonce,
+                        now_ms: LEADER_MS + self.now_ms,
+                        cluster: Default::default(),
+                    };
                     self.link.handle_control(self.now_ms, ack);
                 }
                 EdgeOutput::PublishAnswered { seq, .. } => self.answered.push(seq),

@@ -11,6 +11,7 @@
 //! - [`presence`]: which terminal is on which edge.
 //! - [`handed`]: what is in flight.
 //! - [`edge_filters`]: which edges have subscribers for a topic.
+//! - [`shared`]: which member of a shared subscription group is to get which push.
 
 pub mod backoff;
 pub mod edge;
@@ -22,8 +23,10 @@ pub mod lease;
 pub mod outbox;
 pub mod presence;
 pub mod requests;
+pub mod shared;
 
 pub use edge::{EdgeLink, EdgeLinkOptions, EdgeOutput, EdgeState, SessionAnswer};
 pub use edge_filters::EdgeFilters;
 pub use handed::Handed;
 pub use presence::{Binding, Presence, Who};
+pub use shared::SharedGroups;

@@ -109,7 +109,7 @@ impl Outbox {
             .into_iter()
             .map(|((push, outcome), terminals)| Receipt { push, outcome, terminals })
             .collect();
-        self.closed.push(|seq| Receipts { seq, items });
+        self.closed.push(|seq| Receipts { seq, items, steps: Vec::new() });
     }
 }
 

@@ -129,6 +129,8 @@ mod tests {
             epoch: Epoch::default(),
             connection: 1,
             session_expiry_s: 0,
+            unacknowledged: Vec::new(),
+            will: cluster_proto::link::WillFate::Publish,
         })
     }
 

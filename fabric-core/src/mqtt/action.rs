@@ -1,7 +1,10 @@
 //! What a session asks of its caller.
 
 use bytes::Bytes;
-use cluster_proto::{AppId, Message, Outcome, PushId, Qos, TerminalId, TerminalNo, link::Subscription};
+use cluster_proto::{
+    AppId, Message, Outcome, PushId, Qos, TerminalId, TerminalNo, Will,
+    link::{Step, Subscription, Unacknowledged, WillFate},
+};
 
 use super::{packet::Packet, permissions::Permissions, reason::CloseCause};
 
@@ -43,15 +46,47 @@ pub enum Action<M> {
         clean_start: bool,
         /// Seconds the session shall outlive the connection.
         session_expiry_s: u32,
+        /// Kept with the session.
+        will: Option<Box<Will>>,
     },
     /// Write this packet.
     Send(Packet),
     /// Write this PUBLISH.
     Deliver(Delivery<M>),
-    /// A QoS 1 PUBLISH: have it committed, then call `handle_published`.
+    /// A QoS 1 or 2 PUBLISH: have it committed, then call `handle_published`.
     Accept(Box<Incoming>),
-    /// A QoS 0 PUBLISH: show it to whoever subscribes, without an answer.
+    /// PUBREL of a PUBLISH that was accepted with [`Incoming::exchange`]: have it committed, then call
+    /// `handle_published`.
+    Release {
+        /// For the answer.
+        request: RequestNo,
+        /// Of the exchange.
+        packet_id: u16,
+    },
+    /// A QoS 0 PUBLISH: show it to whoever subscribes, without an answer; a retained one is kept besides.
     Relay(Box<Relay>),
+    /// A step of an outbound QoS 2 exchange: have it committed, then call `handle_recorded` if there is a request.
+    Step {
+        /// For the answer, where something waits for it.
+        request: Option<RequestNo>,
+        /// Of the exchange.
+        packet_id: u16,
+        /// What happens.
+        step: Step,
+    },
+    /// Ask for retained messages, then call `handle_retained`.
+    Retained {
+        /// For the answer.
+        request: RequestNo,
+        /// Valid and plain.
+        filter: Box<str>,
+        /// See [`cluster_proto::link::RetainedAsk::upto`].
+        upto: u64,
+        /// See [`cluster_proto::link::RetainedAsk::after`].
+        after: Option<String>,
+    },
+    /// AUTH brought a fresh credential: check it, then call `handle_reauthenticated`.
+    Reauthenticate(Bytes),
     /// Have these replicated, then call `handle_changed`.
     Subscribe {
         /// For the answer.
@@ -86,6 +121,8 @@ pub enum Action<M> {
         push: PushId,
         /// Witnessed.
         outcome: Outcome,
+        /// The shared subscription group it was for; `None`: for the terminal itself.
+        group: Option<TerminalNo>,
     },
     /// Ask the leader for what the terminal is owed, then call `handle_owed`.
     Pull {
@@ -107,7 +144,7 @@ pub struct Credentials {
     pub assigned_id: TerminalId,
     /// The app's name, if given.
     pub user_name: Option<String>,
-    /// The credential, if given.
+    /// The credential, if given: the password, or the data of enhanced authentication.
     pub password: Option<Bytes>,
 }
 
@@ -143,9 +180,22 @@ pub struct Delivery<M> {
     pub expiry_s: Option<u32>,
     /// Of matching subscriptions, for MQTT 5.
     pub subscription_ids: Box<[u32]>,
+    /// The RETAIN flag: it was kept, or the subscription asks for the flag as published.
+    pub retain: bool,
+    /// Topic Alias, for MQTT 5.
+    pub alias: Option<Alias>,
 }
 
-/// A QoS 1 PUBLISH from the terminal.
+/// A topic alias of a PUBLISH to the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// From 1 to the terminal's Topic Alias Maximum.
+    pub number: u16,
+    /// The terminal knows it: the topic is left out.
+    pub known: bool,
+}
+
+/// A QoS 1 or 2 PUBLISH from the terminal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Incoming {
     /// For the answer.
@@ -154,6 +204,8 @@ pub struct Incoming {
     pub message: Message,
     /// From Message Expiry Interval.
     pub ttl_ms: Option<u64>,
+    /// The packet id of a QoS 2 PUBLISH, in a session that outlives its connection.
+    pub exchange: Option<u16>,
 }
 
 /// A QoS 0 PUBLISH from the terminal.
@@ -178,10 +230,21 @@ pub struct Queued<M> {
     pub dup: bool,
     /// After this it is not written any more.
     pub expires_at_ms: Option<u64>,
+    /// The terminal gets it as a member of a shared subscription group.
+    pub shared: Option<Shared>,
+}
+
+/// For which shared subscription group a terminal gets a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// The number of the group.
+    pub group: TerminalNo,
+    /// Granted to this member.
+    pub granted: Qos,
 }
 
 /// How a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
     /// Why.
     pub cause: CloseCause,
@@ -190,4 +253,8 @@ pub struct Close {
     pub bound: bool,
     /// Seconds the session outlives the connection.
     pub session_expiry_s: u32,
+    /// Of the will, if there is one.
+    pub will: WillFate,
+    /// Written with QoS 1 and not acknowledged, in a session that outlives the connection.
+    pub unacknowledged: Vec<Unacknowledged>,
 }

@@ -131,7 +131,14 @@ mod tests {
     use super::*;
 
     fn push(id: u64) -> Queued<()> {
-        Queued { push: PushId(id), message: Some(()), qos0: false, dup: false, expires_at_ms: None }
+        Queued {
+            push: PushId(id),
+            message: Some(()),
+            qos0: false,
+            dup: false,
+            expires_at_ms: None,
+            shared: None,
+        }
     }
 
     fn live() -> Deliveries<()> {

@@ -28,7 +28,7 @@ fn changed() -> Changed {
 }
 
 fn receipt(push: u64, outcome: Outcome) -> Out {
-    Action::Receipt { push: PushId(push), outcome }
+    Action::Receipt { push: PushId(push), outcome, group: None }
 }
 
 // ---------------------------------------------------------------- CONNECT
@@ -43,7 +43,7 @@ fn connect_is_authenticated_then_bound_then_acknowledged_then_pulled() {
     assert!(!terminal.session.may_read(), "what follows CONNECT waits for its answer");
     let out = terminal.authenticate();
     let session_expiry_s = SessionConfig::default().session_expiry_s_max;
-    assert_eq!(out, [Action::Bind { clean_start: false, session_expiry_s }]);
+    assert_eq!(out, [Action::Bind { clean_start: false, session_expiry_s, will: None }]);
     let out = terminal.answer(|session, at, out| session.handle_bound(at, Ok(bound()), out));
     assert_eq!(connack(&out).reason, Reason::SUCCESS);
     let pull = Action::Pull { after: PushId(0), max: OWED_PER_PULL_MAX as u16 };

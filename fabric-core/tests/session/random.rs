@@ -374,7 +374,7 @@ impl World {
                         assert!(self.in_flight.len() <= self.window, "window exceeded");
                     }
                 }
-                Action::Receipt { push, outcome } => self.check_receipt(push, outcome),
+                Action::Receipt { push, outcome, .. } => self.check_receipt(push, outcome),
                 Action::Accept(_) | Action::Subscribe { .. } | Action::Unsubscribe { .. } => {
                     self.requests.push(action)
                 }

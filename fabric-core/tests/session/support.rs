@@ -121,6 +121,8 @@ pub(crate) fn bound() -> Bound {
         session: Some(SessionId(1)),
         session_expiry_s: 3600,
         subscriptions: Vec::new(),
+        inbound: Vec::new(),
+        outbound: Vec::new(),
     }
 }
 
@@ -138,11 +140,19 @@ pub(crate) fn message(qos: Qos) -> Arc<Message> {
         payload: Bytes::from_static(b"hello"),
         properties: MessageProperties::default(),
         publisher: None,
+        retain: false,
     })
 }
 
 pub(crate) fn queued(id: u64, message: Arc<Message>) -> Queued<Arc<Message>> {
-    Queued { push: PushId(id), message: Some(message), qos0: false, dup: false, expires_at_ms: None }
+    Queued {
+        push: PushId(id),
+        message: Some(message),
+        qos0: false,
+        dup: false,
+        expires_at_ms: None,
+        shared: None,
+    }
 }
 
 pub(crate) fn publish(qos: Qos, packet_id: u16, topic: &str) -> Publish {
@@ -180,7 +190,7 @@ pub(crate) fn connack(out: &[Out]) -> &ConnAck {
 
 pub(crate) fn closed(out: &[Out]) -> Close {
     match out.last() {
-        Some(Action::Close(close)) => *close,
+        Some(Action::Close(close)) => close.clone(),
         _ => panic!("not closed: {out:?}"),
     }
 }

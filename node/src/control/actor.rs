@@ -275,7 +275,7 @@ impl Batch {
 fn size(command: &Command) -> usize {
     match &command.body {
         CommandBody::AcceptPush(accept) => accept.message.size(),
-        CommandBody::RecordReceipts { items } => {
+        CommandBody::RecordReceipts { items, .. } => {
             items.iter().map(|item| item.terminals.0.serialized_size()).sum()
         }
         CommandBody::ExpirePushes { pushes } => pushes.iter().map(|(_, set)| set.0.serialized_size()).sum(),

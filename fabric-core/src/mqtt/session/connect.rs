@@ -96,7 +96,7 @@ impl<M: MessageHandle> Session<M> {
         if let Stage::Authenticating(opening) = std::mem::replace(&mut self.stage, Stage::Closed) {
             let (clean_start, session_expiry_s) = (opening.clean_start, opening.session_expiry_s);
             self.stage = Stage::Binding(opening);
-            out.push(Action::Bind { clean_start, session_expiry_s });
+            out.push(Action::Bind { clean_start, session_expiry_s, will: None });
         }
     }
 

@@ -64,7 +64,7 @@ impl<M: MessageHandle> Session<M> {
             return;
         }
         live.deliveries.unqueue(push);
-        out.push(Action::Receipt { push, outcome: Outcome::NotWritten });
+        out.push(Action::Receipt { push, outcome: Outcome::NotWritten, group: None });
         // It may have held up what was queued behind it.
         live.flush(cx, at, out);
     }
@@ -108,7 +108,7 @@ impl<M: MessageHandle> Live<M> {
         let Some(entry) = self.deliveries.window.acknowledge(ack.packet_id) else { return };
         let refused = ack.reason.is_error();
         let outcome = if refused { Outcome::Dropped(DropReason::Refused) } else { Outcome::Delivered };
-        out.push(Action::Receipt { push: entry.push, outcome });
+        out.push(Action::Receipt { push: entry.push, outcome, group: None });
         self.flush(cx, at, out);
     }
 
@@ -129,7 +129,7 @@ impl<M: MessageHandle> Live<M> {
     pub(super) fn flush(&mut self, cx: &Context, at: Moment, out: &mut Vec<Action<M>>) {
         let mut room = at.room;
         while room > 0 && self.has_waiting() {
-            let Some(Queued { push, message: Some(message), qos0, dup, expires_at_ms }) =
+            let Some(Queued { push, message: Some(message), qos0, dup, expires_at_ms, .. }) =
                 self.deliveries.pop()
             else {
                 break;
@@ -144,15 +144,28 @@ impl<M: MessageHandle> Live<M> {
             let len = publish_len(message.message(), cx.version, qos, has_expiry, &subscription_ids);
             if len > self.packet_len_max as usize {
                 // [MQTT-3.1.2-24] and -25: not sent, and treated as if it were.
-                out.push(Action::Receipt { push, outcome: Outcome::Dropped(DropReason::TooLarge) });
+                out.push(Action::Receipt {
+                    push,
+                    outcome: Outcome::Dropped(DropReason::TooLarge),
+                    group: None,
+                });
                 continue;
             }
             let packet_id = if qos == Qos::AtMostOnce { 0 } else { self.deliveries.window.send(push) };
             let dup = dup && packet_id != 0;
             let expiry_s = remaining_s(at, expires_at_ms);
-            out.push(Action::Deliver(Delivery { message, qos, packet_id, dup, expiry_s, subscription_ids }));
+            out.push(Action::Deliver(Delivery {
+                message,
+                qos,
+                packet_id,
+                dup,
+                expiry_s,
+                subscription_ids,
+                alias: None,
+                retain: false,
+            }));
             if packet_id == 0 {
-                out.push(Action::Receipt { push, outcome: Outcome::Sent });
+                out.push(Action::Receipt { push, outcome: Outcome::Sent, group: None });
             }
             room = room.saturating_sub(len);
         }
@@ -187,6 +200,8 @@ impl<M: MessageHandle> Live<M> {
             dup: false,
             expiry_s,
             subscription_ids,
+            alias: None,
+            retain: false,
         }));
         Shown::Delivered
     }

@@ -160,13 +160,13 @@ impl<M: MessageHandle> Live<M> {
     /// The last receipts, and the index without this connection.
     pub(super) fn settle(self, out: &mut Vec<Action<M>>) {
         for entry in self.deliveries.window.iter().filter(|entry| entry.withdrawn) {
-            out.push(Action::Receipt { push: entry.push, outcome: Outcome::Sent });
+            out.push(Action::Receipt { push: entry.push, outcome: Outcome::Sent, group: None });
         }
         for queued in self.deliveries.queue {
             // A QoS 0 push is for those online.
             if queued.message.is_some_and(|message| message.message().qos == Qos::AtMostOnce) {
                 let outcome = Outcome::Dropped(DropReason::Offline);
-                out.push(Action::Receipt { push: queued.push, outcome });
+                out.push(Action::Receipt { push: queued.push, outcome, group: None });
             }
         }
         for held in self.subscriptions {

@@ -354,7 +354,13 @@ impl<M: MessageHandle> Session<M> {
     }
 
     fn push_close(&self, cause: CloseCause, bound: bool, session_expiry_s: u32, out: &mut Vec<Action<M>>) {
-        out.push(Action::Close(Close { cause, bound, session_expiry_s }));
+        out.push(Action::Close(Close {
+            cause,
+            bound,
+            session_expiry_s,
+            unacknowledged: Vec::new(),
+            will: cluster_proto::link::WillFate::Publish,
+        }));
     }
 }
 

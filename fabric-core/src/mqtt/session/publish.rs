@@ -61,7 +61,7 @@ impl<M: MessageHandle> Live<M> {
         self.inbound.push(publish.packet_id, request, None);
         let ttl_ms = publish.expiry_s.map(|seconds| u64::from(seconds) * 1_000);
         let message = self.message(cx, publish);
-        out.push(Action::Accept(Box::new(Incoming { request, message, ttl_ms })));
+        out.push(Action::Accept(Box::new(Incoming { request, message, ttl_ms, exchange: None })));
     }
 
     fn relay(&mut self, cx: &Context, at: Moment, publish: Publish, out: &mut Vec<Action<M>>) {
@@ -79,6 +79,7 @@ impl<M: MessageHandle> Live<M> {
             payload: publish.payload,
             properties: publish.properties,
             publisher: self.no,
+            retain: false,
         }
     }
 

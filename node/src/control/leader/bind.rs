@@ -9,13 +9,11 @@
 //! One Bind at a time per terminal; a newer one from another connection takes the waiting one's place, whose edge is
 //! told that it is stale.
 
-use cluster_proto::PushId;
 use cluster_proto::{
     AppId, Epoch, NodeId, SessionId, TerminalId, TerminalNo,
-    limits::OWED_PER_PULL_MAX,
     link::{
-        Bind, Bound, Deliver, LeaderControl, Owed, OwedPush, RefuseReason, SessionReply, SessionReplyBody,
-        Unbind, UnbindReason,
+        Bind, Bound, LeaderControl, Outbound, RefuseReason, SessionReply, SessionReplyBody, Subscription,
+        Unacknowledged, Unbind, UnbindReason,
     },
 };
 use fabric_core::link::{Binding, Who};
@@ -44,6 +42,8 @@ struct Job {
     bind: Bind,
     stage: Stage,
     deadline_ms: u64,
+    /// What the connection it takes over had not got acknowledged.
+    unacknowledged: Vec<Unacknowledged>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -61,7 +61,8 @@ impl Leader {
         let Some((edge, _)) = self.edge_of(link) else { return };
         let key = (bind.app, bind.terminal.clone());
         let deadline_ms = now.mono_ms + TAKEOVER_WAIT_MS;
-        let job = Job { link, edge, request, bind, stage: Stage::AwaitingReceipts(Vec::new()), deadline_ms };
+        let stage = Stage::AwaitingReceipts(Vec::new());
+        let job = Job { link, edge, request, bind, stage, deadline_ms, unacknowledged: Vec::new() };
         if let Some(queue) = self.binds.get_mut(&key) {
             let displaced = queue.next.replace(job);
             if let Some(old) = displaced {
@@ -90,13 +91,11 @@ impl Leader {
         self.advance_bind(now, &key);
     }
 
-    /// Asks the edge that has the terminal now to let go, if it is another one and linked.
+    /// Asks the edge that has the terminal now to let go, if it is linked; the edge of the new connection too, so that
+    /// the session goes on with what the old one had not got acknowledged.
     fn take_over(&mut self, job: &Job) -> Option<Stage> {
         let Bind { app, terminal, .. } = &job.bind;
         let (_, old) = self.bound_as(*app, terminal)?;
-        if old.edge == job.edge {
-            return None; // the edge closes its own old connection when it gets Bound
-        }
         let old_link = self.edges.get(&old.edge)?.link?;
         let reason = UnbindReason::TakenOver;
         let frame = LeaderControl::Unbind { terminal: terminal.clone(), app: *app, epoch: old.epoch, reason };
@@ -105,7 +104,14 @@ impl Leader {
     }
 
     /// The old edge closed the connection of a binding that was taken over, kicked or revoked.
-    pub(super) fn old_binding_gone(&mut self, now: Now, edge: NodeId, epoch: Epoch, receipts_seq: u64) {
+    pub(super) fn old_binding_gone(
+        &mut self,
+        now: Now,
+        edge: NodeId,
+        epoch: Epoch,
+        receipts_seq: u64,
+        unacknowledged: Vec<Unacknowledged>,
+    ) {
         let taking_over = |queue: &BindQueue| queue.current.stage == Stage::TakingOver { from: edge, epoch };
         let Some(key) = self.binds.iter().find(|(_, queue)| taking_over(queue)).map(|(key, _)| key.clone())
         else {
@@ -114,6 +120,7 @@ impl Leader {
         if let Some(queue) = self.binds.get_mut(&key) {
             let own = (queue.current.edge, queue.current.bind.after_receipts);
             queue.current.stage = Stage::AwaitingReceipts(vec![(edge, receipts_seq), own]);
+            queue.current.unacknowledged = unacknowledged;
         }
         self.advance_bind(now, &key);
     }
@@ -182,24 +189,27 @@ impl Leader {
         }
     }
 
-    /// What must be committed for this CONNECT: nothing, for a clean session over none.
+    /// What must be committed for this CONNECT: nothing, for a clean session without a will over none.
     fn session_change(&self, job: &Job) -> Option<OpenSession> {
-        let Bind { app, terminal, clean_start, session_expiry_s, connection, .. } = &job.bind;
+        let Bind { app, terminal, clean_start, session_expiry_s, connection, will, .. } = &job.bind;
         let existing = self.tables.terminal_no(*app, terminal).and_then(|no| self.tables.session(no));
-        if existing.is_none() && *session_expiry_s == 0 {
+        if existing.is_none() && *session_expiry_s == 0 && will.is_none() {
             return None;
         }
         let incarnation = self.edges.get(&job.edge)?.incarnation;
+        let holder = Holder {
+            app: *app,
+            terminal: terminal.clone(),
+            edge: job.edge,
+            incarnation,
+            connection: *connection,
+        };
         Some(OpenSession {
-            holder: Holder {
-                app: *app,
-                terminal: terminal.clone(),
-                edge: job.edge,
-                incarnation,
-                connection: *connection,
-            },
+            holder,
             clean_start: *clean_start,
             expiry_s: *session_expiry_s,
+            will: will.clone(),
+            unacknowledged: job.unacknowledged.clone(),
         })
     }
 
@@ -210,8 +220,10 @@ impl Leader {
         result: Result<Applied, ProposeError>,
     ) {
         match result {
-            Ok(Applied::Session { no, session, present, expiry_s, subscriptions }) => {
-                let opened = Opened { session, present, expiry_s, subscriptions };
+            Ok(Applied::Session {
+                no, session, present, expiry_s, subscriptions, outbound, inbound, ..
+            }) => {
+                let opened = Opened { session, present, expiry_s, subscriptions, outbound, inbound };
                 self.finish_bind(now, &key, no, opened);
             }
             Ok(Applied::Refused(Refusal::Stale)) => self.drop_bind(now, &key, RefuseReason::Stale),
@@ -242,7 +254,12 @@ impl Leader {
                 // Registered, or lent a number, since it was bound: one terminal, one binding (I6).
                 self.presence.unbind(&other, old.epoch);
             }
+            let outbound = no.map_or_else(Vec::new, |no| {
+                self.member_rebound(no, opened.present);
+                self.go_on(no, opened.outbound)
+            });
             self.set_binding(who, Binding { edge: current.edge, epoch, live: false });
+            no.into_iter().for_each(|no| self.refresh_member(no));
             let bound = Bound {
                 no,
                 epoch,
@@ -250,6 +267,8 @@ impl Leader {
                 session: opened.session,
                 session_expiry_s: opened.expiry_s,
                 subscriptions: opened.subscriptions,
+                outbound,
+                inbound: opened.inbound,
             };
             self.reply(current.link, current.request, SessionReplyBody::Bound(bound));
         }
@@ -278,8 +297,8 @@ impl Leader {
     }
 
     /// A connection ended. Its session is detached whoever is bound by now: apply looks at who holds it.
-    pub(super) fn handle_unbind(&mut self, link: LinkId, request: u64, unbind: Unbind) {
-        let Unbind { app, terminal, epoch, connection, session_expiry_s } = unbind;
+    pub(super) fn handle_unbind(&mut self, now: Now, link: LinkId, request: u64, unbind: Unbind) {
+        let Unbind { app, terminal, epoch, connection, session_expiry_s, will, unacknowledged } = unbind;
         let Some((edge, incarnation)) = self.edge_of(link).map(|(node, edge)| (node, edge.incarnation))
         else {
             return;
@@ -288,13 +307,15 @@ impl Leader {
             self.presence.unbind(&who, epoch);
             if let Who::Numbered(no) = who {
                 self.set_bound(binding.edge, no, false);
+                self.member_disconnected(now, no);
+                self.going_on.remove(&no);
             }
         }
         if !self.may_have_session(app, &terminal) {
             return self.reply(link, request, SessionReplyBody::Unbound);
         }
         let holder = Holder { app, terminal, edge, incarnation, connection };
-        let body = CommandBody::DetachSession { holder, expiry_s: session_expiry_s };
+        let body = CommandBody::DetachSession { holder, expiry_s: session_expiry_s, will, unacknowledged };
         self.propose(Command::own(body), Waiting::Detached(Some((link, request))));
     }
 
@@ -331,33 +352,6 @@ impl Leader {
         true
     }
 
-    /// The next page of what a terminal is owed; after the last it is live.
-    pub(super) fn handle_pull(
-        &mut self,
-        now: Now,
-        link: LinkId,
-        no: TerminalNo,
-        epoch: Epoch,
-        after: PushId,
-        max: u16,
-    ) {
-        let Some((edge, _)) = self.edge_of(link) else { return };
-        if self.presence.numbered(no).is_none_or(|b| b.epoch != epoch || b.edge != edge) {
-            return; // an old binding's question
-        }
-        let limit = usize::from(max).min(OWED_PER_PULL_MAX);
-        let rows = self.tables.owed(no, after, self.dispatched, now.wall_ms, limit);
-        let live = rows.len() < limit;
-        let rows = rows.into_iter().filter(|row| !self.withdrawing.contains(&row.push)).collect::<Vec<_>>();
-        let mut pushes = Vec::with_capacity(rows.len());
-        for row in rows {
-            let dup = self.handed.add_one(row.push, no);
-            pushes.push(OwedPush { push: row.push, expires_at_ms: row.expires_at_ms, qos0: row.qos0, dup });
-        }
-        self.set_live(no, epoch, live);
-        self.actions.push(Action::Deliver(link, Deliver::Owed(Owed { no, epoch, pushes, live })));
-    }
-
     pub(super) fn refuse(&mut self, link: LinkId, request: u64, reason: RefuseReason) {
         self.reply(link, request, SessionReplyBody::Refused(reason));
     }
@@ -373,5 +367,7 @@ struct Opened {
     session: Option<SessionId>,
     present: bool,
     expiry_s: u32,
-    subscriptions: Vec<cluster_proto::link::Subscription>,
+    subscriptions: Vec<Subscription>,
+    outbound: Vec<Outbound>,
+    inbound: Vec<u16>,
 }

@@ -1,6 +1,9 @@
 //! Handing accepted pushes to edges, in push-id order.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use cluster_proto::{
     DropReason, Message, NodeId, Outcome, PushId, PushKind, Qos, TerminalSet,
@@ -54,11 +57,14 @@ impl Leader {
             return;
         }
         let mut handed = TerminalSet::new();
+        let mut sent_to = BTreeSet::new();
         for (node, targets) in self.targets_by_edge(push) {
             handed.0 |= &targets.0;
             self.send_push(node, push, targets, Some(&push.message));
+            sent_to.insert(node);
         }
         self.handed.add(push.push, &handed);
+        self.dispatch_to_groups(push, sent_to);
         if push.message.qos == Qos::AtMostOnce {
             self.settle_offline(push);
         }
@@ -87,10 +93,10 @@ impl Leader {
         parts
     }
 
-    fn best_effort_edges(&self, message: &Message) -> std::collections::BTreeSet<NodeId> {
+    fn best_effort_edges(&self, message: &Message) -> BTreeSet<NodeId> {
         match message.kind {
             PushKind::Topic => self.filters.matching(message.app, &message.topic, FilterUse::BestEffort),
-            PushKind::Identity => Default::default(),
+            PushKind::Identity => BTreeSet::new(),
         }
     }
 
@@ -135,17 +141,22 @@ impl Leader {
 
     /// A QoS 0 push is for those online; the others are settled at once.
     fn settle_offline(&mut self, push: &AcceptedPush) {
-        let offline: TerminalSet = push.pending.iter().filter(|no| !self.is_bound(*no)).collect();
+        let offline: TerminalSet = push.pending.iter().filter(|no| !self.is_online(*no)).collect();
         if offline.is_empty() {
             return;
         }
         let outcome = Outcome::Dropped(DropReason::Offline);
         let items = vec![Receipt { push: push.push, outcome, terminals: offline }];
-        self.propose(Command::own(CommandBody::RecordReceipts { items }), Waiting::Nothing);
+        self.propose(
+            Command::own(CommandBody::RecordReceipts { items, steps: Vec::new() }),
+            Waiting::Nothing,
+        );
     }
 
-    /// QoS 0 messages go to every other edge with a subscriber; nobody waits and nothing is kept.
-    pub(super) fn relay_transient(&mut self, from: LinkId, transient: Transient) {
+    /// QoS 0 messages go to every other edge with a subscriber, and to one member of each shared subscription group,
+    /// wherever it is; nobody waits and nothing is kept.
+    pub(super) fn relay_transient(&mut self, from: LinkId, mut transient: Transient) {
+        transient.members = None; // the leader chooses
         if self.edge_of(from).is_none() {
             return;
         }
@@ -154,6 +165,10 @@ impl Leader {
             if let Some(link) = link.filter(|_| node != transient.origin) {
                 self.actions.push(Action::Transient(link, transient.clone()));
             }
+        }
+        for (link, members) in self.transient_members(&transient) {
+            let transient = Transient { members: Some(members), ..transient.clone() };
+            self.actions.push(Action::Transient(link, transient));
         }
     }
 }

@@ -1,18 +1,15 @@
-//! Edges: greeting, Resume, heartbeats, loss.
-
-use std::collections::BTreeMap;
+//! Edges: greeting, heartbeats, loss.
 
 use cluster_proto::{
-    Incarnation, NodeId, PushId, TerminalNo, TerminalSet,
-    limits::OWED_PER_PULL_MAX,
-    link::{BindingReport, Deliver, EdgeControl, Hello, Lane, LeaderControl, Owed, UnbindReason, Welcome},
+    Incarnation, NodeId, TerminalNo, TerminalSet,
+    link::{EdgeControl, Hello, Lane, LeaderControl, Stats, Welcome},
 };
-use fabric_core::link::{Binding, Who};
+use fabric_core::link::Who;
 use raft_store::{Applied, Command, CommandBody, ProposeError};
 
 use super::{
-    Action, CONFIRMED_WITHIN_MS, EDGE_LOST_MS, Edge, HEARTBEAT_MS, LEASE_MS, Leader, LinkId, Now, Phase,
-    RESUME_GRACE_MS, Waiting,
+    Action, EDGE_LOST_MS, Edge, HEARTBEAT_MS, LEASE_MS, Leader, LinkId, Now, Phase, RESUME_GRACE_MS, Resume,
+    Waiting,
 };
 use crate::control::EdgeInfo;
 
@@ -37,32 +34,27 @@ impl Leader {
         let Some(node) = self.edge_of(link).map(|(node, _)| node) else { return };
         match frame {
             EdgeControl::Hello(_) => {}
-            EdgeControl::Bindings(reports) => self.resuming(node, |bindings, _| bindings.extend(reports)),
-            EdgeControl::InFlight(items) => self.resuming(node, |_, in_flight| {
+            EdgeControl::Bindings(reports) => self.resuming(node, |resume| resume.bindings.extend(reports)),
+            EdgeControl::InFlight(items) => self.resuming(node, |resume| {
                 for (push, set) in items {
-                    in_flight.entry(push).or_default().0 |= set.0;
+                    resume.in_flight.entry(push).or_default().0 |= set.0;
                 }
             }),
+            EdgeControl::SharedInFlight(held) => self.resuming(node, |resume| resume.shared.extend(held)),
             EdgeControl::Filters(delta) => {
                 self.filters.update(node, delta);
                 self.tell_who_forwards();
             }
             EdgeControl::ResumeDone => self.resume(now, node, link),
-            EdgeControl::Heartbeat { nonce } => {
-                if now.mono_ms.saturating_sub(self.confirmed_ms) < CONFIRMED_WITHIN_MS {
-                    self.actions.push(Action::Control(
-                        link,
-                        LeaderControl::HeartbeatAck { nonce, now_ms: now.wall_ms },
-                    ));
-                }
-            }
-            EdgeControl::Unbound { epoch, receipts_seq } => {
-                self.old_binding_gone(now, node, epoch, receipts_seq)
+            EdgeControl::Heartbeat { nonce, stats } => self.handle_heartbeat(now, node, link, nonce, stats),
+            EdgeControl::Unbound { epoch, receipts_seq, unacknowledged } => {
+                self.old_binding_gone(now, node, epoch, receipts_seq, unacknowledged);
             }
             EdgeControl::Draining => {
                 if let Some(edge) = self.edges.get_mut(&node) {
                     edge.draining = true;
                 }
+                self.tell_peers();
             }
         }
     }
@@ -75,9 +67,11 @@ impl Leader {
             self.actions.push(Action::Close(old));
         }
         self.links.insert(link, node);
+        self.members_unreachable(node);
         let is_new_life = known != Some(hello.incarnation);
         if is_new_life {
-            self.forget_bindings_of(node);
+            let gone = self.forget_bindings_of(node);
+            self.members_gone(&gone);
         }
         let edge = self.edges.entry(node).or_insert_with(|| Edge::new(hello.incarnation, now.mono_ms));
         edge.incarnation = hello.incarnation;
@@ -108,12 +102,15 @@ impl Leader {
     }
 
     fn welcome(&mut self, now: Now, node: NodeId, link: LinkId) {
-        let applied = self.tables.edge_seqs(node).map(|(_, seqs)| seqs).unwrap_or_default();
+        // What was refused and what is after it is sent again if its answer was lost: an edge takes what is applied for
+        // a success.
+        let applied = self.tables.edge_answered(node);
         let receipts = applied.iter().find(|(lane, _)| *lane == Lane::Receipts).map_or(0, |(_, seq)| *seq);
         let Some(edge) = self.edges.get_mut(&node) else { return };
         edge.receipts_applied = receipts;
-        edge.phase = Phase::Resuming { bindings: Vec::new(), in_flight: BTreeMap::new() };
+        edge.phase = Phase::Resuming(Resume::default());
         edge.forward_transient = false;
+        edge.peers = Vec::new();
         let welcome = Welcome {
             leader: self.me,
             term: self.term,
@@ -128,86 +125,9 @@ impl Leader {
         self.actions.push(Action::Control(link, LeaderControl::Keys(self.tables.public_keys())));
     }
 
-    fn resuming(
-        &mut self,
-        node: NodeId,
-        add: impl FnOnce(&mut Vec<BindingReport>, &mut BTreeMap<PushId, TerminalSet>),
-    ) {
-        if let Some(Edge { phase: Phase::Resuming { bindings, in_flight }, .. }) = self.edges.get_mut(&node) {
-            add(bindings, in_flight);
-        }
-    }
-
-    /// Resume is complete: rebuild presence, and send what the edge's terminals are owed and do not have.
-    fn resume(&mut self, now: Now, node: NodeId, link: LinkId) {
-        let Some(edge) = self.edges.get_mut(&node) else { return };
-        let Phase::Resuming { bindings, in_flight } = std::mem::replace(&mut edge.phase, Phase::Live) else {
-            return self.actions.push(Action::Close(link));
-        };
-        // Whom it does not report any more is gone; their Unbind comes again with its other requests.
-        self.forget_bindings_of(node);
-        for (push, set) in &in_flight {
-            self.handed.add(*push, set);
-        }
-        let mut missing: BTreeMap<PushId, TerminalSet> = BTreeMap::new();
-        for report in bindings {
-            self.restore_binding(now, node, link, report, &in_flight, &mut missing);
-        }
-        self.actions.push(Action::Control(link, LeaderControl::Resumed));
-        for (push, targets) in missing {
-            self.send_again(node, push, targets);
-        }
-        self.tell_who_forwards();
-        tracing::info!(edge = %node, terminals = self.edges.get(&node).map_or(0, |e| e.bound.len()), "edge resumed");
-    }
-
-    fn restore_binding(
-        &mut self,
-        now: Now,
-        node: NodeId,
-        link: LinkId,
-        report: BindingReport,
-        in_flight: &BTreeMap<PushId, TerminalSet>,
-        missing: &mut BTreeMap<PushId, TerminalSet>,
-    ) {
-        let revoked_until = self.tables.revoked_until(report.app, &report.terminal);
-        if report.credential_issued_at != 0 && report.credential_issued_at <= revoked_until {
-            return self.unbind(link, report, UnbindReason::Revoked);
-        }
-        let who = report.no.map_or_else(|| self.who(report.app, &report.terminal), Who::Numbered);
-        let binding = Binding { edge: node, epoch: report.epoch, live: report.live };
-        match self.presence.bind(who.clone(), binding) {
-            // A newer binding won while this edge was away.
-            Err(_) => return self.unbind(link, report, UnbindReason::TakenOver),
-            Ok(Some(older)) if older.edge != node => {
-                if let Who::Numbered(no) = who {
-                    self.set_bound(older.edge, no, false);
-                }
-            }
-            Ok(_) => {}
-        }
-        let Who::Numbered(no) = who else { return };
-        self.set_bound(node, no, true);
-        if !report.live {
-            return; // it will pull
-        }
-        let rows = self.tables.owed(no, PushId(0), self.dispatched, now.wall_ms, OWED_PER_PULL_MAX);
-        let lacking = rows.iter().filter(|row| !in_flight.get(&row.push).is_some_and(|set| set.contains(no)));
-        if rows.len() < OWED_PER_PULL_MAX {
-            for row in lacking {
-                missing.entry(row.push).or_default().insert(no);
-            }
-            self.set_live(no, report.epoch, true);
-        } else {
-            // Too much to sort out here: it pulls, from after what it has queued.
-            self.set_live(no, report.epoch, false);
-            let page = Owed { no, epoch: report.epoch, pushes: Vec::new(), live: false };
-            self.actions.push(Action::Deliver(link, Deliver::Owed(page)));
-        }
-    }
-
     pub(super) fn set_live(&mut self, no: TerminalNo, epoch: cluster_proto::Epoch, live: bool) {
         let Some(node) = self.presence.set_live(no, epoch, live) else { return };
+        self.shared.set_live(no, live);
         let Some(edge) = self.edges.get_mut(&node) else { return };
         if live {
             edge.live.insert(no);
@@ -226,11 +146,6 @@ impl Leader {
         }
     }
 
-    fn unbind(&mut self, link: LinkId, report: BindingReport, reason: UnbindReason) {
-        let BindingReport { app, terminal, epoch, .. } = report;
-        self.actions.push(Action::Control(link, LeaderControl::Unbind { terminal, app, epoch, reason }));
-    }
-
     pub(super) fn handle_link_closed(&mut self, now: Now, link: LinkId) {
         let Some(node) = self.links.remove(&link) else { return };
         let Some(edge) = self.edges.get_mut(&node).filter(|edge| edge.link == Some(link)) else { return };
@@ -239,7 +154,8 @@ impl Leader {
         // A draining edge has said good-bye to its terminals and will not resume.
         edge.lost_at_ms = now.mono_ms + if edge.draining { 0 } else { EDGE_LOST_MS };
         self.filters.forget(node);
-        self.tell_who_forwards();
+        self.members_unreachable(node);
+        self.edges_changed();
         self.give_up_waits_on(now, node);
     }
 
@@ -270,16 +186,19 @@ impl Leader {
         if result.is_err() || !same_life {
             return;
         }
-        self.forget_bindings_of(node);
+        let gone = self.forget_bindings_of(node);
+        self.members_gone(&gone);
         if let Some(Edge { link: Some(link), .. }) = self.edges.remove(&node) {
             // It came back while this was being committed: it must begin a new life.
             self.actions.push(Action::Close(link));
         }
+        self.edges_changed();
     }
 
-    fn forget_bindings_of(&mut self, node: NodeId) {
+    /// Answers the numbered terminals that were bound there.
+    pub(super) fn forget_bindings_of(&mut self, node: NodeId) -> TerminalSet {
         self.presence.unbind_named_of(node);
-        let Some(edge) = self.edges.get_mut(&node) else { return };
+        let Some(edge) = self.edges.get_mut(&node) else { return TerminalSet::new() };
         let bound = std::mem::take(&mut edge.bound);
         edge.live = TerminalSet::new();
         for no in bound.iter() {
@@ -288,23 +207,12 @@ impl Leader {
                 self.presence.unbind(&who, binding.epoch);
             }
         }
+        bound
     }
 
     pub(super) fn tell_all_edges(&mut self, frame: &LeaderControl) {
         let links = self.edges.values().filter_map(|edge| edge.link);
         self.actions.extend(links.map(|link| Action::Control(link, frame.clone())));
-    }
-
-    /// Tells each edge whether some other edge has subscribers at all.
-    fn tell_who_forwards(&mut self) {
-        for (node, edge) in &mut self.edges {
-            let Some(link) = edge.link.filter(|_| edge.phase == Phase::Live) else { continue };
-            let forward = self.filters.any_beside(*node);
-            if edge.forward_transient != forward {
-                edge.forward_transient = forward;
-                self.actions.push(Action::Control(link, LeaderControl::ForwardTransient(forward)));
-            }
-        }
     }
 
     pub(super) fn edge_infos(&self) -> Vec<EdgeInfo> {
@@ -332,6 +240,8 @@ impl Edge {
             lost_at_ms,
             draining: false,
             forward_transient: false,
+            stats: Stats::default(),
+            peers: Vec::new(),
         }
     }
 }

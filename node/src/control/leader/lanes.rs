@@ -3,7 +3,7 @@
 use cluster_proto::{
     AppId, Epoch, Incarnation, NodeId, Outcome, TerminalId,
     link::{
-        Committed, Lane, Origin, Publish, PublishOutcome, Published, Receipts, RefuseReason,
+        Committed, Lane, Origin, Publish, PublishBody, PublishOutcome, Published, Receipts, RefuseReason,
         SessionReplyBody, SessionRequest, SessionRequestBody, Subscribe, Unsubscribe,
     },
 };
@@ -15,12 +15,24 @@ use raft_store::{
 
 use super::{Action, Leader, LinkId, Now, Waiting};
 
+/// A change of subscriptions under way.
+#[derive(Debug)]
+pub(super) struct Change {
+    link: LinkId,
+    request: u64,
+    seq: u64,
+    app: AppId,
+    terminal: TerminalId,
+    /// Whose, when it was asked.
+    who: Who,
+}
+
 impl Leader {
     pub(super) fn handle_session(&mut self, now: Now, link: LinkId, request: SessionRequest) {
         let SessionRequest { request, body } = request;
         match body {
             SessionRequestBody::Bind(bind) => self.handle_bind(now, link, request, bind),
-            SessionRequestBody::Unbind(unbind) => self.handle_unbind(link, request, unbind),
+            SessionRequestBody::Unbind(unbind) => self.handle_unbind(now, link, request, unbind),
             SessionRequestBody::Subscribe(subscribe) => self.handle_subscribe(link, request, subscribe),
             SessionRequestBody::Unsubscribe(unsubscribe) => {
                 self.handle_unsubscribe(link, request, unsubscribe)
@@ -28,6 +40,7 @@ impl Leader {
             SessionRequestBody::Pull { no, epoch, after, max } => {
                 self.handle_pull(now, link, no, epoch, after, max)
             }
+            SessionRequestBody::Retained(ask) => self.handle_retained(now, link, request, &ask),
         }
     }
 
@@ -66,27 +79,25 @@ impl Leader {
         if !is_bound {
             // A late word of a connection that is over must not end the session of the one that replaced it. Its
             // number is used up, so that the lane has no gap.
-            body = CommandBody::RecordReceipts { items: Vec::new() };
+            body = CommandBody::Nothing;
         }
         *self.changing.entry((app, terminal.clone())).or_default() += 1;
-        let command = Command { origin: Some(origin), body };
-        self.propose(command, Waiting::Changed { link, request, app, terminal, who });
+        let (seq, command) = (origin.seq, Command { origin: Some(origin), body });
+        self.propose(command, Waiting::Changed(Change { link, request, seq, app, terminal, who }));
     }
 
-    pub(super) fn subscriptions_changed(
-        &mut self,
-        link: LinkId,
-        request: u64,
-        app: AppId,
-        terminal: &TerminalId,
-        was: &Who,
-        result: Result<Applied, ProposeError>,
-    ) {
+    pub(super) fn subscriptions_changed(&mut self, change: &Change, result: Result<Applied, ProposeError>) {
+        let Change { link, request, seq, app, ref terminal, who: ref was } = *change;
         self.change_answered(app, terminal);
         match result {
-            Ok(Applied::Session { no: Some(no), session: Some(session), .. }) => {
+            Ok(Applied::Session { no: Some(no), session: Some(session), index, .. }) => {
                 self.take_number(app, terminal, was, no);
-                self.reply(link, request, SessionReplyBody::Changed { no, session });
+                self.refresh_member(no);
+                self.tell_who_forwards();
+                self.reply(link, request, SessionReplyBody::Changed { no, session, index });
+            }
+            Ok(Applied::Duplicate) if self.was_refused(link, Lane::Session, seq) => {
+                self.refuse(link, request, RefuseReason::Quota);
             }
             Ok(Applied::Duplicate) => self.answer_again(link, request, app, terminal, was),
             Ok(Applied::Refused(refusal)) => self.refuse(link, request, refuse_reason(&refusal)),
@@ -106,13 +117,16 @@ impl Leader {
         }
     }
 
-    /// The change was committed under an earlier leader or link; the session as it is now is the answer.
+    /// The change was committed under an earlier leader or link; the session as it is now is the answer. Its index is
+    /// not known any more: a later one may bring a message twice, as retained and live, and none is missed.
     fn answer_again(&mut self, link: LinkId, request: u64, app: AppId, terminal: &TerminalId, was: &Who) {
         let no = self.tables.terminal_no(app, terminal);
         match no.and_then(|no| Some((no, self.tables.session(no)?.session))) {
             Some((no, session)) => {
                 self.take_number(app, terminal, was, no);
-                self.reply(link, request, SessionReplyBody::Changed { no, session });
+                self.refresh_member(no);
+                let index = self.tables.command_index();
+                self.reply(link, request, SessionReplyBody::Changed { no, session, index });
             }
             None => self.refuse(link, request, RefuseReason::Stale),
         }
@@ -129,33 +143,70 @@ impl Leader {
     }
 
     pub(super) fn handle_publish(&mut self, link: LinkId, publish: Publish) {
-        let Publish { seq, message, ttl_ms, .. } = publish;
+        let Publish { seq, body, .. } = publish;
         let Some(origin) = self.origin(link, Lane::Publish, seq) else { return };
-        if self.disk_full {
-            // Refused, and its number is used up, so that the lane has no gap.
-            let body = CommandBody::RecordReceipts { items: Vec::new() };
-            return self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq });
-        }
-        let ttl_ms = ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms);
-        let accept = AcceptPush { message, audience: Audience::Topic, ttl_ms, idempotency: None };
-        let command = Command { origin: Some(origin), body: CommandBody::AcceptPush(accept) };
-        self.propose(command, Waiting::Published { link, seq });
+        let refused = self.refuses(&body);
+        let body = match body {
+            // Its number is used up, so that the lane has no gap.
+            _ if refused.is_some() => CommandBody::Nothing,
+            PublishBody::Push { message, ttl_ms, exchange } => CommandBody::AcceptPush(AcceptPush {
+                message,
+                audience: Audience::Topic,
+                ttl_ms: ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms),
+                retained_ttl_ms: ttl_ms,
+                exchange,
+                idempotency: None,
+            }),
+            PublishBody::Retain { message, ttl_ms } => CommandBody::Retain { message, ttl_ms },
+            PublishBody::Release(exchange) => CommandBody::Release(exchange),
+        };
+        self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq, refused });
     }
 
-    pub(super) fn published(&mut self, link: LinkId, seq: u64, result: Result<Applied, ProposeError>) {
-        let result = match result {
-            Ok(Applied::Accepted { audience: 0, .. }) => Ok(PublishOutcome::NoSubscribers),
-            Ok(Applied::Accepted { .. } | Applied::Duplicate) => Ok(PublishOutcome::Accepted),
-            Ok(Applied::Refused(_)) => Err(RefuseReason::NotAuthorized),
-            Ok(Applied::Done) => Err(RefuseReason::Quota),
-            Ok(_) | Err(_) => return self.actions.push(Action::Close(link)),
+    /// Why this is not proposed. What only frees something is taken on a full disk too.
+    fn refuses(&self, body: &PublishBody) -> Option<RefuseReason> {
+        let frees = match body {
+            PublishBody::Push { .. } => false,
+            PublishBody::Retain { message, .. } => message.payload.is_empty(),
+            PublishBody::Release(_) => true,
+        };
+        (self.disk_full && !frees).then_some(RefuseReason::Quota)
+    }
+
+    pub(super) fn published(
+        &mut self,
+        link: LinkId,
+        seq: u64,
+        refused: Option<RefuseReason>,
+        result: Result<Applied, ProposeError>,
+    ) {
+        let result = match (result, refused) {
+            // Proposed before: whether it was refused then, the tables remember.
+            (Ok(Applied::Duplicate), reason) if self.was_refused(link, Lane::Publish, seq) => {
+                Err(reason.unwrap_or(RefuseReason::Quota))
+            }
+            (Ok(Applied::Done), Some(reason)) => Err(reason),
+            (Ok(Applied::Accepted { audience: 0, repeated: false, .. }), _) => {
+                Ok(PublishOutcome::NoSubscribers)
+            }
+            (Ok(Applied::Accepted { .. } | Applied::Done | Applied::Duplicate), _) => {
+                Ok(PublishOutcome::Accepted)
+            }
+            (Ok(Applied::Refused(refusal)), _) => Err(refuse_reason(&refusal)),
+            (Ok(_) | Err(_), _) => return self.actions.push(Action::Close(link)),
         };
         self.actions.push(Action::Published(link, Published { seq, result }));
     }
 
+    /// Whether a command that was proposed before was refused then.
+    fn was_refused(&self, link: LinkId, lane: Lane, seq: u64) -> bool {
+        self.origin(link, lane, seq).is_some_and(|origin| self.tables.was_refused(&origin))
+    }
+
     pub(super) fn handle_receipts(&mut self, link: LinkId, receipts: Receipts) {
         let Some(origin) = self.origin(link, Lane::Receipts, receipts.seq) else { return };
-        let body = CommandBody::RecordReceipts { items: receipts.items.clone() };
+        let (items, steps) = (receipts.items.clone(), receipts.steps.clone());
+        let body = CommandBody::RecordReceipts { items, steps };
         self.propose(Command { origin: Some(origin), body }, Waiting::Receipts { link, receipts });
     }
 
@@ -172,9 +223,11 @@ impl Leader {
         for item in &receipts.items {
             // An edge that did not write it and was not asked to withdraw it does not hold it either.
             self.handed.settle(item.push, &item.terminals);
+            self.gone_on(item.push, &item.terminals);
             debug_assert!(item.outcome != Outcome::NotWritten || !item.terminals.is_empty());
         }
         let Some(node) = self.links.get(&link).copied() else { return };
+        self.groups_answered(node, receipts);
         if let Some(edge) = self.edges.get_mut(&node).filter(|edge| edge.link == Some(link)) {
             edge.receipts_applied = edge.receipts_applied.max(receipts.seq);
             self.actions.push(Action::Committed(link, Committed { seq: receipts.seq }));
@@ -195,7 +248,9 @@ fn holder(
 
 fn refuse_reason(refusal: &raft_store::Refusal) -> RefuseReason {
     match refusal {
-        raft_store::Refusal::TooManySubscriptions => RefuseReason::Quota,
+        raft_store::Refusal::TooManySubscriptions | raft_store::Refusal::RetainedQuota => {
+            RefuseReason::Quota
+        }
         raft_store::Refusal::Stale => RefuseReason::Stale,
         _ => RefuseReason::NotAuthorized,
     }

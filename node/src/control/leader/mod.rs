@@ -15,10 +15,14 @@
 //! nothing falls between catching up and live.
 
 mod bind;
+mod cluster;
 mod dispatch;
 mod edges;
 mod lanes;
+mod pull;
+mod resume;
 mod settle;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -30,15 +34,17 @@ use std::{
 use cluster_proto::{
     AppId, Incarnation, NodeId, PushId, TerminalId, TerminalNo, TerminalSet,
     link::{
-        BindingReport, Committed, Deliver, EdgeControl, LeaderControl, NodeAddresses, Publish, Published,
-        Receipts, SessionReply, SessionRequest, Transient, UnbindReason,
+        Committed, Deliver, EdgeControl, LeaderControl, NodeAddresses, Publish, Published, Receipts,
+        RefuseReason, SessionReply, SessionRequest, Stats, Transient, UnbindReason,
     },
 };
-use fabric_core::link::{EdgeFilters, Handed, Presence, Who};
+use fabric_core::link::{EdgeFilters, Handed, Presence, SharedGroups, Who};
 use raft_store::{Applied, Command, ProposeError, Tables, effect::AcceptedPush};
 use tokio::sync::oneshot;
 
 use bind::BindQueue;
+use lanes::Change;
+use resume::Resume;
 
 /// One QUIC connection of an edge, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,6 +169,10 @@ struct Edge {
     lost_at_ms: u64,
     draining: bool,
     forward_transient: bool,
+    /// Its last heartbeat's.
+    stats: Stats,
+    /// Where it was told that its terminals may go.
+    peers: Vec<String>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -171,8 +181,8 @@ enum Phase {
     Unlinked,
     /// EdgeStarted is being committed.
     Starting,
-    /// Resume is being received.
-    Resuming { bindings: Vec<BindingReport>, in_flight: BTreeMap<PushId, TerminalSet> },
+    /// It is being received.
+    Resuming(Resume),
     /// Deliveries flow.
     Live,
 }
@@ -184,16 +194,12 @@ enum Waiting {
     EdgeEnded(NodeId, Incarnation),
     Bind(AppId, TerminalId),
     Detached(Option<(LinkId, u64)>),
-    Changed {
-        link: LinkId,
-        request: u64,
-        app: AppId,
-        terminal: TerminalId,
-        who: Who,
-    },
+    Changed(Change),
     Published {
         link: LinkId,
         seq: u64,
+        /// Refused by the leader: only its number is used up.
+        refused: Option<RefuseReason>,
     },
     Receipts {
         link: LinkId,
@@ -212,6 +218,9 @@ enum Chore {
     ExpireSessions,
     PurgePushes,
     SettleLost,
+    PublishWills,
+    ExpireRetained,
+    CountTotals,
 }
 
 /// See the module.
@@ -229,6 +238,13 @@ pub(crate) struct Leader {
     presence: Presence,
     handed: Handed,
     filters: EdgeFilters,
+    shared: SharedGroups,
+    /// Members of shared subscription groups whose connection ended; what they hold goes back at this monotonic time.
+    leaving: BTreeMap<TerminalNo, u64>,
+    /// Deliveries that sessions go on with from an earlier connection: pulls leave them out.
+    going_on: BTreeMap<TerminalNo, BTreeSet<PushId>>,
+    /// Of the whole cluster, as of the last tick.
+    stats: Stats,
     dispatched: PushId,
     /// Being recalled: not handed to anybody from the moment it is decided who has it.
     withdrawing: BTreeSet<PushId>,
@@ -272,6 +288,10 @@ impl Leader {
             presence: Presence::default(),
             handed: Handed::default(),
             filters: EdgeFilters::default(),
+            shared: SharedGroups::default(),
+            leaving: BTreeMap::new(),
+            going_on: BTreeMap::new(),
+            stats: Stats::default(),
             dispatched,
             withdrawing: BTreeSet::new(),
             rescan_mark: dispatched,
@@ -308,6 +328,7 @@ impl Leader {
             Event::Ask(question) => self.answer(question),
             Event::Tick => self.tick(now),
         }
+        self.serve_groups(now);
     }
 
     /// The disk is nearly full, or no longer: asked for with every tick.
@@ -323,7 +344,10 @@ impl Leader {
     fn tick(&mut self, now: Now) {
         self.end_lost_edges(now);
         self.expire_bind_waits(now);
+        self.tick_groups(now);
+        self.tell_who_forwards();
         self.do_chores(now);
+        self.sum_stats();
     }
 
     fn propose(&mut self, command: Command, waiting: Waiting) {
@@ -340,10 +364,8 @@ impl Leader {
             Waiting::EdgeEnded(edge, incarnation) => self.edge_ended(edge, incarnation, &result),
             Waiting::Bind(app, terminal) => self.bind_committed(now, (app, terminal), result),
             Waiting::Detached(reply) => self.detached(reply),
-            Waiting::Changed { link, request, app, terminal, who } => {
-                self.subscriptions_changed(link, request, app, &terminal, &who, result);
-            }
-            Waiting::Published { link, seq } => self.published(link, seq, result),
+            Waiting::Changed(change) => self.subscriptions_changed(&change, result),
+            Waiting::Published { link, seq, refused } => self.published(link, seq, refused, result),
             Waiting::Receipts { link, receipts } => self.receipts_committed(now, link, &receipts, result),
             Waiting::Withdrawn(pushes) => {
                 self.chores.insert(Chore::ExpirePushes, 0);

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use cluster_proto::{
-    AppId, NodeId, Outcome, PushId, State, TerminalSet,
+    AppId, NodeId, Outcome, PushId, State, TerminalNo, TerminalSet,
     link::{Deliver, Receipt},
 };
 use raft_store::{Applied, Command, CommandBody, ProposeError};
@@ -20,6 +20,10 @@ use super::{Action, Chore, Leader, Now, Waiting};
 const PUSHES_PER_CHORE: usize = 256;
 /// Most sessions ended by one command.
 const SESSIONS_PER_CHORE: u32 = 256;
+/// Most wills published, or retained messages removed, by one command.
+const MESSAGES_PER_CHORE: u32 = 256;
+/// Sessions and retained messages are counted this often, for `$SYS`.
+const COUNT_EVERY_MS: u64 = 1_000;
 /// Withdrawn pushes that are still pending somewhere are looked at this often.
 const SETTLE_LOST_EVERY_MS: u64 = 2_000;
 /// Retention is looked at this often.
@@ -32,6 +36,9 @@ impl Leader {
         self.chore(now, Chore::ExpireSessions, 0, Self::expire_sessions);
         self.chore(now, Chore::PurgePushes, PURGE_EVERY_MS, Self::purge_pushes);
         self.chore(now, Chore::SettleLost, SETTLE_LOST_EVERY_MS, Self::settle_lost);
+        self.chore(now, Chore::PublishWills, 0, Self::publish_wills);
+        self.chore(now, Chore::ExpireRetained, 0, Self::expire_retained);
+        self.chore(now, Chore::CountTotals, COUNT_EVERY_MS, Self::count_totals);
     }
 
     fn chore(&mut self, now: Now, chore: Chore, every_ms: u64, start: impl FnOnce(&mut Self, Now)) {
@@ -66,6 +73,22 @@ impl Leader {
         }
     }
 
+    fn publish_wills(&mut self, now: Now) {
+        if self.tables.wills_due(now.wall_ms) {
+            self.under_way(now, Chore::PublishWills);
+            let body = CommandBody::PublishWills { limit: MESSAGES_PER_CHORE };
+            self.propose(Command::own(body), Waiting::Chore(Chore::PublishWills));
+        }
+    }
+
+    fn expire_retained(&mut self, now: Now) {
+        if self.tables.retained_due(now.wall_ms) {
+            self.under_way(now, Chore::ExpireRetained);
+            let body = CommandBody::ExpireRetained { limit: MESSAGES_PER_CHORE };
+            self.propose(Command::own(body), Waiting::Chore(Chore::ExpireRetained));
+        }
+    }
+
     fn purge_pushes(&mut self, now: Now) {
         let settled_before_ms = now.wall_ms.saturating_sub(self.settings.retention_ms);
         if self.tables.purge_due(settled_before_ms) {
@@ -83,6 +106,7 @@ impl Leader {
         for push in self.tables.unsettled_withdrawn(PUSHES_PER_CHORE) {
             self.withdraw(push);
         }
+        self.check_absent_members();
     }
 
     /// Recalls a push: whoever may hold it is asked, all others are settled when this is committed.
@@ -112,12 +136,19 @@ impl Leader {
         if result != Ok(Applied::Done) || push <= self.dispatched {
             self.withdrawing.remove(&push);
         }
+        if result != Ok(Applied::Done) {
+            // Groups left it out meanwhile.
+            self.shared.read_again_from(push);
+        }
         let _ = reply.send(result);
     }
 
     /// Who may hold `push` on a connection that still exists.
     pub(super) fn in_flight(&self, push: PushId) -> TerminalSet {
-        self.handed.of(push).iter().filter(|no| self.is_bound(*no)).collect()
+        let is_held = |no: &TerminalNo| {
+            self.is_bound(*no) || self.shared.holder(*no, push).is_some_and(|member| self.is_bound(member))
+        };
+        self.handed.of(push).iter().filter(is_held).collect()
     }
 
     /// Asks the edges about everyone who is still pending for a withdrawn push.
@@ -130,21 +161,31 @@ impl Leader {
             return; // settle_lost comes back to it
         }
         let mut by_edge: BTreeMap<NodeId, TerminalSet> = BTreeMap::new();
-        let mut nowhere = TerminalSet::new();
+        let (mut nowhere, mut unwritten) = (TerminalSet::new(), TerminalSet::new());
         for no in pending.iter() {
-            match self.presence.numbered(no) {
-                Some(binding) => by_edge.entry(binding.edge).or_default().insert(no),
-                None => nowhere.insert(no),
-            };
+            if let Some(binding) = self.presence.numbered(no) {
+                by_edge.entry(binding.edge).or_default().insert(no);
+            } else if self.withdraw_from_group(push, no) {
+                // Its holder answers.
+            } else if self.shared.is_unwritten(no, push) {
+                unwritten.insert(no);
+            } else {
+                nowhere.insert(no);
+            }
         }
         for (node, targets) in by_edge {
             if let Some(link) = self.edges.get(&node).and_then(|edge| edge.link) {
                 self.actions.push(Action::Deliver(link, Deliver::Withdraw { push, targets }));
             }
         }
-        if !nowhere.is_empty() {
-            let items = vec![Receipt { push, outcome: Outcome::Sent, terminals: nowhere }];
-            let body = CommandBody::RecordReceipts { items };
+        let settled = [(Outcome::Sent, nowhere), (Outcome::NotWritten, unwritten)];
+        let items: Vec<_> = settled
+            .into_iter()
+            .filter(|(_, terminals)| !terminals.is_empty())
+            .map(|(outcome, terminals)| Receipt { push, outcome, terminals })
+            .collect();
+        if !items.is_empty() {
+            let body = CommandBody::RecordReceipts { items, steps: Vec::new() };
             self.propose(Command::own(body), Waiting::Nothing);
         }
     }

@@ -53,7 +53,8 @@ impl Hub {
             | LeaderControl::Redirect { .. }
             | LeaderControl::Refused { .. }
             | LeaderControl::Resumed
-            | LeaderControl::HeartbeatAck { .. } => {}
+            | LeaderControl::HeartbeatAck { .. }
+            | LeaderControl::Peers(_) => {}
         }
     }
 
@@ -75,6 +76,7 @@ impl Hub {
             Deliver::Push(delivery) => self.deliver_push(delivery),
             Deliver::Owed(owed) => self.deliver_owed(owed),
             Deliver::Withdraw { push, targets } => self.deliver_withdraw(push, &targets),
+            Deliver::Shared(_) | Deliver::WithdrawShared(_) => {}
         }
     }
 

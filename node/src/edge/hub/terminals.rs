@@ -3,8 +3,8 @@
 use cluster_proto::{
     AppId, TerminalId,
     link::{
-        Bind, Bound, Publish, RefuseReason, SessionReplyBody, SessionRequestBody, Subscribe, Subscription,
-        Transient, Unbind, UnbindReason, Unsubscribe,
+        Bind, Bound, Publish, PublishBody, RefuseReason, SessionReplyBody, SessionRequestBody, Subscribe,
+        Subscription, Transient, Unbind, UnbindReason, Unsubscribe,
     },
 };
 use fabric_core::{
@@ -65,7 +65,8 @@ impl Hub {
                 self.unsubscribe(PendingChange { conn, request, app, terminal }, filters);
             }
             ToHub::Publish { conn, request, terminal, message, ttl_ms } => {
-                let publish = Publish { seq: 0, terminal, message: *message, ttl_ms };
+                let body = PublishBody::Push { message: *message, ttl_ms, exchange: None };
+                let publish = Publish { seq: 0, terminal, body };
                 self.publish(conn, request, publish);
             }
             ToHub::Transient(message) => self.forward(&message),
@@ -96,6 +97,7 @@ impl Hub {
             session_expiry_s,
             connection: conn.connection,
             after_receipts: self.link.receipts_seq(),
+            will: None,
         }));
         let Some(request) = request else {
             return self.ports.push(conn.shard, ToShard::Bound(conn, Err(RefuseReason::Unavailable)));
@@ -124,7 +126,15 @@ impl Hub {
 
     fn give_back(&mut self, app: AppId, terminal: TerminalId, conn: ConnId, bound: &Bound) {
         let (epoch, session_expiry_s, connection) = (bound.epoch, bound.session_expiry_s, conn.connection);
-        let unbind = Unbind { app, terminal, epoch, connection, session_expiry_s };
+        let unbind = Unbind {
+            app,
+            terminal,
+            epoch,
+            connection,
+            session_expiry_s,
+            unacknowledged: Vec::new(),
+            will: cluster_proto::link::WillFate::Publish,
+        };
         self.link.request(SessionRequestBody::Unbind(unbind));
     }
 
@@ -149,6 +159,8 @@ impl Hub {
                 epoch: binding.epoch,
                 connection: conn.connection,
                 session_expiry_s,
+                unacknowledged: Vec::new(),
+                will: cluster_proto::link::WillFate::Publish,
             }));
         }
     }
@@ -217,7 +229,7 @@ impl Hub {
         // Otherwise an Unbind, whose answer says nothing new.
         let Some(change) = self.changes.remove(&request) else { return };
         match answer {
-            SessionAnswer::Reply(SessionReplyBody::Changed { no, session }) => {
+            SessionAnswer::Reply(SessionReplyBody::Changed { no, session, .. }) => {
                 self.changed(change, Ok((no, session)))
             }
             SessionAnswer::Reply(SessionReplyBody::Refused(reason)) => self.changed(change, Err(reason)),
@@ -230,7 +242,10 @@ impl Hub {
     // ------------------------------------------------------------ PUBLISH
 
     fn publish(&mut self, conn: ConnId, request: RequestNo, publish: Publish) {
-        let size = publish.message.size();
+        let size = match &publish.body {
+            PublishBody::Push { message, .. } | PublishBody::Retain { message, .. } => message.size(),
+            PublishBody::Release(_) => 0,
+        };
         let room = self.publishes_len + size <= PUBLISHES_LEN_MAX;
         let seq = if room { self.link.publish(|seq| Publish { seq, ..publish }) } else { None };
         match seq {
@@ -255,7 +270,7 @@ impl Hub {
             Err(error) => return tracing::warn!("a QoS 0 message cannot be forwarded: {error}"),
         };
         let (origin, app, topic) = (self.shared.node, message.app, message.topic.clone());
-        let transient = Transient { origin, app, topic, body };
+        let transient = Transient { origin, app, topic, body, members: None, ttl_ms: None };
         if streams.transient.try_send(transient).is_err() {
             counter!(names::TRANSIENT_DROPPED, "reason" => "hub-full").increment(1);
         }

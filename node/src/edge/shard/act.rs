@@ -50,7 +50,9 @@ impl Shard {
     fn perform_one(&mut self, slot: u32, action: Action<Outgoing>) {
         match action {
             Action::Authenticate(credentials) => self.authenticate(slot, *credentials),
-            Action::Bind { clean_start, session_expiry_s } => self.bind(slot, clean_start, session_expiry_s),
+            Action::Bind { clean_start, session_expiry_s, .. } => {
+                self.bind(slot, clean_start, session_expiry_s)
+            }
             Action::Send(packet) => {
                 if let Some(connection) = self.connections.get_mut(slot as usize) {
                     let version = connection.session.version();
@@ -86,7 +88,7 @@ impl Shard {
             }
             Action::Subscribed { filter, best_effort } => self.index(slot, &filter, best_effort, true),
             Action::Unsubscribed { filter, best_effort } => self.index(slot, &filter, best_effort, false),
-            Action::Receipt { push, outcome } => {
+            Action::Receipt { push, outcome, .. } => {
                 // Of a terminal without a number nothing is ever tracked.
                 if let Some(no) = self.no_of(slot) {
                     self.counters.receipts.increment(1);
@@ -94,6 +96,10 @@ impl Shard {
                 }
             }
             Action::Pull { after, max } => self.pull(slot, after, max),
+            Action::Release { .. }
+            | Action::Step { .. }
+            | Action::Retained { .. }
+            | Action::Reauthenticate(_) => {}
             Action::Close(close) => self.close(slot, close),
         }
     }
@@ -140,7 +146,7 @@ impl Shard {
     }
 
     fn accept(&mut self, slot: u32, incoming: Incoming) {
-        let Incoming { request, mut message, ttl_ms } = incoming;
+        let Incoming { request, mut message, ttl_ms, .. } = incoming;
         self.counters.published[Qos::AtLeastOnce as usize].increment(1);
         unpin(&mut message);
         self.ask(slot, |conn, _, terminal| ToHub::Publish {

@@ -4,7 +4,7 @@ use cluster_proto::{Incarnation, NodeId, link::Origin};
 
 use crate::{
     Applied,
-    tables::{LANES, error::StoreError, keys, sessions, txn::Txn, value::EdgeRow},
+    tables::{LANES, error::StoreError, keys, refusals, sessions, txn::Txn, value::EdgeRow},
 };
 
 /// Lets a numbered command of an edge through once (I13); otherwise answers what to tell the edge.
@@ -43,6 +43,7 @@ pub(super) fn started(
     }
     let earlier = Incarnation(incarnation.0.saturating_sub(1));
     sessions::release_edge(txn, edge, earlier)?;
+    refusals::forget(txn, edge)?;
     txn.put(keys::edge(edge), &EdgeRow { incarnation, ended: false, seqs: [0; 3] });
     Ok(Applied::Done)
 }
@@ -58,6 +59,7 @@ pub(super) fn ended(
         return Ok(Applied::Done);
     }
     sessions::release_edge(txn, edge, incarnation)?;
+    refusals::forget(txn, edge)?;
     let seqs = row.filter(|row| row.incarnation == incarnation).map_or([0; 3], |row| row.seqs);
     txn.put(keys::edge(edge), &EdgeRow { incarnation, ended: true, seqs });
     Ok(Applied::Done)

@@ -1,0 +1,62 @@
+use super::*;
+
+#[test]
+fn a_push_reaches_the_edge_of_each_live_terminal_once_with_its_payload() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1", "tv-2", "tv-3"]);
+    let (a, b) = (w.link_edge(1), w.link_edge(2));
+    w.online(a, "tv-1");
+    w.online(b, "tv-2");
+    let push = w.push_to(&["tv-1", "tv-2", "tv-3"]);
+    let to_a = deliveries(&w.take(a));
+    assert_eq!(to_a.len(), 1);
+    assert_eq!((to_a[0].push, to_a[0].targets.clone()), (push, TerminalSet::one(nos[0])));
+    assert!(to_a[0].message.is_some());
+    assert_eq!(deliveries(&w.take(b))[0].targets, TerminalSet::one(nos[1]));
+    w.receipt(a, 1, push, nos[0], Outcome::Delivered);
+    assert!(w.state_has(push, State::Delivered, nos[0]));
+    assert!(w.state_has(push, State::Pending, nos[2]));
+}
+
+#[test]
+fn a_terminal_that_catches_up_gets_what_it_is_owed_in_order_and_then_live_pushes() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    let first = w.push_to(&["tv-1"]);
+    let second = w.push_to(&["tv-1"]);
+    w.bind_request(a, "tv-1", 0);
+    let bound = w.bound(a).expect("bound");
+    let third = w.push_to(&["tv-1"]);
+    assert!(deliveries(&w.take(a)).is_empty(), "catching up: no live delivery");
+    let page = w.pull(a, nos[0], bound.epoch, PushId(0));
+    assert_eq!(page.pushes.iter().map(|p| p.push).collect::<Vec<_>>(), [first, second, third]);
+    assert!(page.live);
+    let fourth = w.push_to(&["tv-1"]);
+    assert_eq!(deliveries(&w.take(a))[0].push, fourth);
+}
+
+#[test]
+fn a_qos_0_push_is_dropped_for_whoever_is_offline() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1", "tv-2"]);
+    let a = w.link_edge(1);
+    w.online(a, "tv-1");
+    let audience = Audience::Terminals(vec![terminal("tv-1"), terminal("tv-2")]);
+    let push = w.push(audience, Qos::AtMostOnce);
+    assert!(w.state_has(push, State::Dropped(cluster_proto::DropReason::Offline), nos[1]));
+    assert!(w.state_has(push, State::Pending, nos[0]));
+}
+
+#[test]
+fn a_lost_hint_is_made_up_for_by_a_rescan() {
+    let mut w = World::new();
+    w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    w.online(a, "tv-1");
+    let accept = accept(Audience::All, Qos::AtLeastOnce);
+    w.commit_unseen(Command::own(CommandBody::AcceptPush(accept)));
+    w.event(Event::Rescan);
+    w.event(Event::Rescan);
+    assert_eq!(deliveries(&w.take(a)).len(), 1);
+}

@@ -1,0 +1,25 @@
+//! The leader over real tables: proposals are applied at once, edges are scripts.
+
+mod binds;
+mod cluster;
+mod dispatch;
+mod edges;
+mod lanes;
+mod retained;
+mod settle;
+mod shared;
+mod world;
+
+use cluster_proto::{
+    AppId, Epoch, Incarnation, Message, NodeId, Outcome, PushId, Qos, State, TerminalId, TerminalNo,
+    TerminalSet, Will, link::*,
+};
+use raft_store::{
+    Applied, Command, CommandBody,
+    command::{AcceptPush, Audience},
+    tables::TablesOptions,
+};
+use tokio::sync::oneshot;
+
+use super::*;
+use world::*;

@@ -1,0 +1,53 @@
+use super::*;
+
+#[test]
+fn an_expired_push_in_flight_is_settled_by_the_edges_answer() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1", "tv-2"]);
+    let a = w.link_edge(1);
+    w.online(a, "tv-1");
+    let push = w.push_to(&["tv-1", "tv-2"]);
+    w.take(a);
+    w.pass(11_000);
+    assert!(w.state_has(push, State::Expired, nos[1]), "not in flight: expired at once");
+    assert!(w.state_has(push, State::Pending, nos[0]), "in flight: its edge is asked");
+    assert_eq!(withdrawals(&w.take(a)), [(push, TerminalSet::one(nos[0]))]);
+    w.receipt(a, 1, push, nos[0], Outcome::NotWritten);
+    assert!(w.state_has(push, State::Expired, nos[0]));
+}
+
+#[test]
+fn an_expired_push_in_flight_to_a_lost_edge_ends_as_sent() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    w.online(a, "tv-1");
+    let push = w.push_to(&["tv-1"]);
+    w.pass(11_000);
+    w.event(Event::LinkClosed(a));
+    w.pass(EDGE_LOST_MS + 1);
+    w.pass(10_000);
+    w.pass(3_000);
+    assert!(w.state_has(push, State::Sent, nos[0]));
+}
+
+#[test]
+fn a_push_being_recalled_is_handed_to_nobody() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    w.online(a, "tv-1");
+    w.commits = false;
+    let next = PushId(w.tables.applied().last_push.0 + 1);
+    let (reply, mut answer) = oneshot::channel();
+    w.event(Event::Ask(Question::Cancel(APP, next, reply)));
+    let (token, cancel) = w.held.pop().expect("a proposal");
+    let accept = accept(terminals(&["tv-1"]), Qos::AtLeastOnce);
+    // Accepted before the recall, but the hint comes to the leader after it was asked.
+    w.commit(Command::own(CommandBody::AcceptPush(accept)));
+    let applied = w.commit(cancel);
+    w.event(Event::Applied(token, Ok(applied)));
+    assert!(answer.try_recv().is_ok());
+    assert!(deliveries(&w.take(a)).is_empty());
+    assert!(w.state_has(next, State::Cancelled, nos[0]));
+}
