@@ -55,19 +55,20 @@ pub(crate) fn take(
 }
 
 /// The connection was lost and the session outlives it by `expiry_s`: answers the will if it is published now
-/// ([MQTT-3.1.2-8]), else it waits. The caller writes the session's row.
+/// ([MQTT-3.1.2-8]), else it waits, for its delay or for [`publish_due`]. The caller writes the session's row.
 pub(crate) fn lost(
     txn: &mut Txn<'_>,
     no: TerminalNo,
     session: &mut SessionRow,
     expiry_s: u32,
+    may_publish: bool,
 ) -> Result<Option<Will>, StoreError> {
     if session.will != WillState::Held {
         return Ok(None);
     }
     let Some(will) = txn.read::<Will>(&keys::will(no))? else { return Ok(None) };
     let delay_s = will.delay_s.min(expiry_s);
-    if delay_s == 0 {
+    if delay_s == 0 && may_publish {
         discard(txn, no, session);
         return Ok(Some(will));
     }

@@ -312,6 +312,6 @@ fn a_qos_2_publish_that_is_refused_is_not_remembered() {
     let push = AcceptPush { exchange, ..accept(retained("a", "1"), Audience::Topic) };
     let lane = cluster_proto::link::Lane::Publish;
     let refused = Applied::Refused(Refusal::RetainedQuota);
-    assert_eq!(store.from_edge(&holder, lane, CommandBody::AcceptPush(push)), refused);
+    assert_eq!(store.lane(&holder, lane, CommandBody::AcceptPush(push)), refused);
     assert!(matches!(store.publish_exactly_once(&holder, "a", 3), Applied::Accepted { repeated: false, .. }));
 }
