@@ -52,6 +52,17 @@ impl Authenticator {
         }
     }
 
+    /// Whether a fresh credential takes the place of the one a terminal connected with, and as whom.
+    pub(crate) fn reauthenticate(
+        &mut self,
+        shared: &EdgeShared,
+        token: &[u8],
+        now_ms: u64,
+        wall_s: u64,
+    ) -> Result<Grant, AuthRefusal> {
+        self.by_token(shared, token, None, now_ms, wall_s)
+    }
+
     fn by_token(
         &mut self,
         shared: &EdgeShared,
@@ -121,14 +132,10 @@ fn anonymous(shared: &EdgeShared, credentials: Credentials) -> Result<Grant, Aut
         None | Some("" | "default") => AppId::DEFAULT,
         Some(name) => shared.app(name).ok_or(AuthRefusal::NotAuthorized)?,
     };
-    Ok(Grant {
-        app,
-        terminal: credentials.client_id.unwrap_or(credentials.assigned_id),
-        no: None,
-        credential_issued_at: 0,
-        expires_at_ms: None,
-        permissions: Permissions::everything(),
-    })
+    let terminal = credentials.client_id.unwrap_or(credentials.assigned_id);
+    let sys = || Permissions::new(&terminal, None, Some(&["#".to_owned(), "$SYS/#".to_owned()]));
+    let permissions = if shared.limits.anonymous_sys { sys() } else { Permissions::everything() };
+    Ok(Grant { app, terminal, no: None, credential_issued_at: 0, expires_at_ms: None, permissions })
 }
 
 #[cfg(test)]
@@ -231,6 +238,30 @@ mod tests {
             Err(AuthRefusal::BadCredential),
             "a bad credential is not forgiven"
         );
+    }
+
+    #[test]
+    fn anonymous_clients_read_sys_topics_only_where_that_is_named() {
+        let mut fixture = fixture(true);
+        let granted = fixture.ask(None, None, 1_500).expect("granted");
+        assert!(!granted.permissions.may_subscribe("$SYS/#"));
+        let limits = Limits { anonymous_sys: true, ..Limits::default() };
+        fixture.shared = EdgeShared::new(NodeId(1), true, Arc::default(), limits, 1);
+        let granted = fixture.ask(None, None, 1_500).expect("granted");
+        assert!(granted.permissions.may_subscribe("$SYS/broker/+") && granted.permissions.may_subscribe("a/#"));
+        assert!(granted.permissions.may_publish("a") && !granted.permissions.may_publish("$SYS/broker/a"));
+    }
+
+    #[test]
+    fn a_fresh_credential_is_checked_like_the_first() {
+        let mut fixture = fixture(false);
+        let token = fixture.token.clone();
+        let mut again = |token: &str, wall_s| {
+            fixture.authenticator.reauthenticate(&fixture.shared, token.as_bytes(), 50, wall_s)
+        };
+        assert_eq!(again(&token, 1_500).map(|grant| grant.credential_issued_at), Ok(1_000));
+        assert_eq!(again(&token, 2_000), Err(AuthRefusal::NotAuthorized));
+        assert_eq!(again("x.y.z", 1_500), Err(AuthRefusal::BadCredential));
     }
 
     #[test]

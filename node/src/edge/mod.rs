@@ -11,7 +11,7 @@
 //! - [`codec`]: MQTT bytes ⇄ packets.
 //! - `messages`: what hub and shards tell each other; `shared`: the few words both look at.
 //! - `auth`: who a terminal is.
-//! - `metrics`: every metric of an edge.
+//! - `metrics`: every metric of an edge; `notices`: what is said when a limit is enforced.
 //!
 //! Decisions live in `fabric_core`: `mqtt::Session` for a terminal, `link::EdgeLink` for the link.
 
@@ -23,6 +23,7 @@ mod link;
 mod listener;
 mod messages;
 mod metrics;
+mod notices;
 mod shard;
 mod shared;
 
@@ -66,12 +67,22 @@ pub struct Listeners {
 pub struct Limits {
     /// Connections at once; beyond, they are closed at once. One file descriptor each.
     pub connections_max: usize,
+    /// Connections of one app at once; 0: any number.
+    pub connections_per_app: usize,
+    /// PUBLISH packets per second of one connection; 0: any number.
+    pub publish_rate: u32,
+    /// Bytes of PUBLISH packets per second of one connection; 0: any number.
+    pub publish_bytes_rate: u64,
     /// Longest keep alive, seconds; 0: any.
     pub keep_alive_s_max: u16,
     /// A CONNECT waits this long for a leader.
     pub bind_timeout: Duration,
     /// An edge that has not heard any control node for this long sends its terminals elsewhere.
     pub isolation_grace: Duration,
+    /// Between two rounds of `$SYS` topics; zero: never.
+    pub sys_interval: Duration,
+    /// Clients without credentials may read `$SYS` topics.
+    pub anonymous_sys: bool,
     /// What one session may use.
     pub session: SessionConfig,
     /// Payloads kept for deliveries to come.
@@ -82,9 +93,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 1_000_000,
+            connections_per_app: 0,
+            publish_rate: 0,
+            publish_bytes_rate: 0,
             keep_alive_s_max: 0,
             bind_timeout: Duration::from_secs(5),
             isolation_grace: Duration::from_secs(60),
+            sys_interval: Duration::from_secs(10),
+            anonymous_sys: false,
             session: SessionConfig::default(),
             payload_cache_bytes: 64 * 1024 * 1024,
         }
