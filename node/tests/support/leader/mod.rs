@@ -1,7 +1,9 @@
 //! A leader in memory: one link at a time, everything committed at once unless told otherwise.
 
+mod log;
+mod server;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,14 +16,12 @@ use carillon::transport::{
     quic::Alpn,
 };
 use cluster_proto::{
-    AppId, Epoch, Message, MessageProperties, NodeId, Outcome, PushId, PushKind, Qos, SessionId, TerminalId,
-    TerminalNo, TerminalSet,
+    AppId, Message, MessageProperties, PushId, PushKind, Qos, TerminalId, TerminalNo, TerminalSet,
     credential::PublicKey,
     link::{
-        BindingReport, Bound, Committed, Deliver, EdgeControl, Fetch, FilterDelta, Lane, LeaderControl, Owed,
-        OwedPush, Payload, Publish, PublishBody, PublishOutcome, Published, PushDelivery, Receipts,
-        SessionReply, SessionReplyBody, SessionRequest, SessionRequestBody, StreamHeader, Subscription,
-        Transient, UnbindReason, Welcome,
+        BindingReport, Committed, Deliver, EdgeControl, Fetch, LeaderControl, Payload, Publish, PublishOutcome,
+        Published, PushDelivery, Receipts, SessionReply, SessionRequest, SharedDelivery, SharedInFlight,
+        StreamHeader, Transient, UnbindReason,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -30,37 +30,17 @@ use tokio::{
     time::timeout,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use log::Log;
+use server::{Server, TakeOver};
 
-/// What the leader knows and has seen.
-#[derive(Default)]
-pub(crate) struct Log {
-    pub(crate) messages: BTreeMap<PushId, Message>,
-    pub(crate) owed: BTreeMap<TerminalNo, BTreeSet<PushId>>,
-    pub(crate) receipts: Vec<(PushId, Outcome, TerminalNo)>,
-    pub(crate) published: Vec<(TerminalId, Message)>,
-    pub(crate) transients: Vec<Transient>,
-    pub(crate) filters: Vec<FilterDelta>,
-    pub(crate) subscriptions: BTreeMap<TerminalId, Vec<Subscription>>,
-    pub(crate) resumes: Vec<Vec<BindingReport>>,
-    pub(crate) unbinds: Vec<TerminalId>,
-    pub(crate) unbound: Vec<Epoch>,
-    pub(crate) bound: BTreeMap<TerminalId, Epoch>,
-    pub(crate) draining: bool,
-    pub(crate) hold_publishes: bool,
-    live: BTreeSet<TerminalNo>,
-    nos: BTreeMap<TerminalId, TerminalNo>,
-    lanes: BTreeMap<&'static str, u64>,
-    pub(crate) incarnation: u64,
-    epochs: u64,
-    last_push: u64,
-}
+const PATIENCE: Duration = Duration::from_secs(20);
 
 enum Order {
     Deliver(Deliver),
     Control(LeaderControl),
     Transient(Transient),
     Published(Published),
+    Committed(Committed),
     DropLink,
 }
 
@@ -151,6 +131,18 @@ impl FakeLeader {
         push
     }
 
+    /// Hands a push to a member of a shared subscription group.
+    pub(crate) fn share(&self, to: SharedInFlight, message: Message) {
+        self.with(|log| drop(log.messages.insert(to.push, message.clone())));
+        let (granted, expires_at_ms) = (message.qos, wall_ms() + 60_000);
+        let delivery = SharedDelivery { to, granted, expires_at_ms, dup: false, message: Some(message) };
+        self.order(Order::Deliver(Deliver::Shared(delivery)));
+    }
+
+    pub(crate) fn withdraw_shared(&self, held: SharedInFlight) {
+        self.order(Order::Deliver(Deliver::WithdrawShared(held)));
+    }
+
     pub(crate) fn withdraw(&self, push: PushId, targets: &[TerminalNo]) {
         let targets = targets.iter().copied().collect();
         self.order(Order::Deliver(Deliver::Withdraw { push, targets }));
@@ -172,6 +164,15 @@ impl FakeLeader {
 
     pub(crate) fn commit_publish(&self, seq: u64) {
         self.order(Order::Published(Published { seq, result: Ok(PublishOutcome::Accepted) }));
+    }
+
+    /// Everything that was received in lane Receipts is committed, and what comes from now on.
+    pub(crate) fn commit_receipts(&self) {
+        let seq = self.with(|log| {
+            log.hold_receipts = false;
+            log.lanes.get("receipts").copied().unwrap_or(0)
+        });
+        self.order(Order::Committed(Committed { seq }));
     }
 
     pub(crate) fn drop_link(&self) {
@@ -201,29 +202,13 @@ pub(crate) fn message(topic: &str, payload: &str) -> Message {
         payload: payload.as_bytes().to_vec().into(),
         properties: MessageProperties::default(),
         publisher: None,
+        retain: false,
     }
 }
 
-impl Log {
-    fn no_of(&mut self, terminal: &TerminalId) -> TerminalNo {
-        let next = TerminalNo(self.nos.len() as u32 + 1);
-        *self.nos.entry(terminal.clone()).or_insert(next)
-    }
-
-    /// Whether a numbered command is new.
-    fn takes(&mut self, lane: &'static str, seq: u64) -> bool {
-        let last = self.lanes.entry(lane).or_insert(0);
-        assert!(seq <= *last + 1, "a gap in lane {lane}: {seq} after {last}");
-        let is_new = seq == *last + 1;
-        *last = seq.max(*last);
-        is_new
-    }
-}
-
-struct Server {
-    log: Arc<Mutex<Log>>,
-    changed: Arc<Notify>,
-    keys: Vec<PublicKey>,
+/// One that is owed to a terminal with its own QoS, whatever it subscribes to.
+pub(crate) fn identity(payload: &str, qos: Qos) -> Message {
+    Message { kind: PushKind::Identity, qos, ..message("news", payload) }
 }
 
 struct Link {
@@ -237,6 +222,7 @@ struct Link {
     deliver: FrameSender<Deliver>,
     frames: mpsc::UnboundedReceiver<FromEdge>,
     bindings: Vec<BindingReport>,
+    take_overs: Vec<TakeOver>,
 }
 
 async fn serve(endpoint: Endpoint, server: Server, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -269,6 +255,7 @@ async fn carry_out(link: &mut Link, order: Order) -> Option<()> {
         Order::Control(frame) => link.control.send(&frame).await.ok(),
         Order::Transient(frame) => link.transient.send(&frame).await.ok(),
         Order::Published(frame) => link.published.send(&frame).await.ok(),
+        Order::Committed(frame) => link.committed.send(&frame).await.ok(),
         Order::DropLink => None,
     }
 }
@@ -299,6 +286,7 @@ async fn greet(quic: quinn::Connection, server: &Server) -> Option<Link> {
         deliver,
         frames,
         bindings: Vec::new(),
+        take_overs: Vec::new(),
     };
     let Some(FromEdge::Control(EdgeControl::Hello(hello))) = link.frames.recv().await else { return None };
     let welcome = server.welcome(hello.incarnation.0);
@@ -332,167 +320,4 @@ fn read<In: DeserializeOwned + Send + 'static>(
 
 fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
-impl Server {
-    fn welcome(&self, incarnation: u64) -> Welcome {
-        let mut log = self.log.lock().expect("log");
-        if log.incarnation != incarnation {
-            log.incarnation = incarnation;
-            log.lanes.clear();
-        }
-        let lane = |name| log.lanes.get(name).copied().unwrap_or(0);
-        Welcome {
-            leader: NodeId(1),
-            term: 1,
-            lease_ms: 5_000,
-            heartbeat_ms: 300,
-            applied: vec![
-                (Lane::Session, lane("session")),
-                (Lane::Publish, lane("publish")),
-                (Lane::Receipts, lane("receipts")),
-            ],
-            apps: vec![(AppId::DEFAULT, "default".to_owned())],
-            now_ms: wall_ms(),
-        }
-    }
-
-    async fn handle(&self, link: &mut Link, frame: FromEdge) -> Option<()> {
-        match frame {
-            FromEdge::Control(frame) => self.control(link, frame).await,
-            FromEdge::Session(request) => self.session(link, request).await,
-            FromEdge::Publish(publish) => self.publish(link, publish).await,
-            FromEdge::Receipts(receipts) => self.receipts(link, receipts).await,
-            FromEdge::Fetch(Fetch { push }) => {
-                let message = self.log.lock().expect("log").messages.get(&push).cloned();
-                link.payload.send(&Payload { push, message }).await.ok()
-            }
-            FromEdge::Transient(transient) => {
-                self.log.lock().expect("log").transients.push(transient);
-                Some(())
-            }
-            FromEdge::Closed => None,
-        }
-    }
-
-    async fn control(&self, link: &mut Link, frame: EdgeControl) -> Option<()> {
-        match frame {
-            EdgeControl::Bindings(bindings) => link.bindings.extend(bindings),
-            EdgeControl::Filters(delta) => self.log.lock().expect("log").filters.push(delta),
-            EdgeControl::ResumeDone => {
-                let bindings = std::mem::take(&mut link.bindings);
-                self.log.lock().expect("log").resumes.push(bindings);
-                link.control.send(&LeaderControl::Resumed).await.ok()?;
-            }
-            EdgeControl::Heartbeat { nonce } => {
-                link.control.send(&LeaderControl::HeartbeatAck { nonce, now_ms: wall_ms() }).await.ok()?;
-            }
-            EdgeControl::Unbound { epoch, .. } => self.log.lock().expect("log").unbound.push(epoch),
-            EdgeControl::Draining => self.log.lock().expect("log").draining = true,
-            EdgeControl::Hello(_) | EdgeControl::InFlight(_) => {}
-        }
-        Some(())
-    }
-
-    async fn session(&self, link: &mut Link, SessionRequest { request, body }: SessionRequest) -> Option<()> {
-        let body = match body {
-            SessionRequestBody::Bind(bind) => SessionReplyBody::Bound(self.bind(&bind)),
-            SessionRequestBody::Unbind(unbind) => {
-                let mut log = self.log.lock().expect("log");
-                if let Some(no) = log.nos.get(&unbind.terminal).copied()
-                    && log.bound.get(&unbind.terminal) == Some(&unbind.epoch)
-                {
-                    log.live.remove(&no);
-                    log.bound.remove(&unbind.terminal);
-                }
-                log.unbinds.push(unbind.terminal);
-                SessionReplyBody::Unbound
-            }
-            SessionRequestBody::Subscribe(subscribe) => {
-                let mut log = self.log.lock().expect("log");
-                if log.takes("session", subscribe.seq) {
-                    log.subscriptions
-                        .entry(subscribe.terminal.clone())
-                        .or_default()
-                        .extend(subscribe.subscriptions);
-                }
-                SessionReplyBody::Changed { no: log.no_of(&subscribe.terminal), session: SessionId(1) }
-            }
-            SessionRequestBody::Unsubscribe(unsubscribe) => {
-                let mut log = self.log.lock().expect("log");
-                log.takes("session", unsubscribe.seq);
-                SessionReplyBody::Changed { no: log.no_of(&unsubscribe.terminal), session: SessionId(1) }
-            }
-            SessionRequestBody::Pull { no, epoch, after, max } => {
-                let page = self.page(no, epoch, after, max);
-                return link.deliver.send(&Deliver::Owed(page)).await.ok();
-            }
-        };
-        link.session.send(&SessionReply { request, body }).await.ok()
-    }
-
-    fn bind(&self, bind: &cluster_proto::link::Bind) -> Bound {
-        let mut log = self.log.lock().expect("log");
-        log.epochs += 1;
-        let epoch = Epoch { term: 1, counter: log.epochs };
-        let no = log.no_of(&bind.terminal);
-        log.live.remove(&no);
-        log.bound.insert(bind.terminal.clone(), epoch);
-        Bound {
-            no: Some(no),
-            epoch,
-            session_present: false,
-            session: None,
-            session_expiry_s: bind.session_expiry_s,
-            subscriptions: Vec::new(),
-        }
-    }
-
-    fn page(&self, no: TerminalNo, epoch: Epoch, after: PushId, max: u16) -> Owed {
-        let mut log = self.log.lock().expect("log");
-        let owed = log.owed.entry(no).or_default();
-        let pushes: Vec<OwedPush> = owed
-            .range(PushId(after.0 + 1)..)
-            .take(usize::from(max))
-            .map(|push| OwedPush { push: *push, expires_at_ms: wall_ms() + 60_000, qos0: false, dup: false })
-            .collect();
-        let live = pushes.len() < usize::from(max);
-        if live {
-            log.live.insert(no);
-        }
-        Owed { no, epoch, pushes, live }
-    }
-
-    async fn publish(&self, link: &mut Link, publish: Publish) -> Option<()> {
-        let hold = {
-            let mut log = self.log.lock().expect("log");
-            if log.takes("publish", publish.seq) {
-                if let PublishBody::Push { message, .. } = publish.body {
-                    log.published.push((publish.terminal, message));
-                }
-            }
-            log.hold_publishes
-        };
-        if hold {
-            return Some(());
-        }
-        let answer = Published { seq: publish.seq, result: Ok(PublishOutcome::Accepted) };
-        link.published.send(&answer).await.ok()
-    }
-
-    async fn receipts(&self, link: &mut Link, Receipts { seq, items }: Receipts) -> Option<()> {
-        {
-            let mut log = self.log.lock().expect("log");
-            let is_new = log.takes("receipts", seq);
-            for item in items.into_iter().filter(|_| is_new) {
-                for no in item.terminals.iter() {
-                    log.receipts.push((item.push, item.outcome, no));
-                    if item.outcome != Outcome::NotWritten {
-                        log.owed.entry(no).or_default().remove(&item.push);
-                    }
-                }
-            }
-        }
-        link.committed.send(&Committed { seq }).await.ok()
-    }
 }
