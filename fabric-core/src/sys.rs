@@ -207,7 +207,8 @@ mod tests {
             topics.sample(1_000 + n * 10_000, stats, Stats::default());
         }
         let values = topics.values(121_000, stats, Stats::default());
-        let average = |name: &str| values[&format!("$SYS/brokers/7/load/{name}")].parse::<f64>().expect("number");
+        let average =
+            |name: &str| values[&format!("$SYS/brokers/7/load/{name}")].parse::<f64>().expect("number");
         let (one, fifteen) = (average("messages/received/1min"), average("messages/received/15min"));
         assert!((500.0..600.0).contains(&one) && (50.0..100.0).contains(&fifteen), "{one} {fifteen}");
         assert!(average("connections/1min").abs() < f64::EPSILON);

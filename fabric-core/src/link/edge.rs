@@ -12,7 +12,12 @@ use cluster_proto::{
 };
 
 use super::{
-    backoff::Backoff, lane::Lane, leader_clock::LeaderClock, lease::Lease, outbox::Outbox, requests::Requests,
+    backoff::Backoff,
+    lane::Lane,
+    leader_clock::LeaderClock,
+    lease::Lease,
+    outbox::Outbox,
+    requests::{Requests, is_kept},
 };
 
 /// A connection that is not established after this long is given up.
@@ -451,9 +456,10 @@ impl EdgeLink {
         self.outbox.covering_seq()
     }
 
-    /// Asks about a session; the sequence of Subscribe and Unsubscribe is filled in here. `None`: too much waits.
+    /// Asks about a session; the sequence of Subscribe and Unsubscribe is filled in here. `None`: too much waits, or there
+    /// is no leader and it is nothing that waits for one (Pull, Retained).
     pub fn request(&mut self, body: SessionRequestBody) -> Option<u64> {
-        if matches!(body, SessionRequestBody::Pull { .. }) && !self.is_live() {
+        if !is_kept(&body) && !self.is_live() {
             return None;
         }
         let request = self.requests.push(body)?;

@@ -248,7 +248,9 @@ mod tests {
         let limits = Limits { anonymous_sys: true, ..Limits::default() };
         fixture.shared = EdgeShared::new(NodeId(1), true, Arc::default(), limits, 1);
         let granted = fixture.ask(None, None, 1_500).expect("granted");
-        assert!(granted.permissions.may_subscribe("$SYS/broker/+") && granted.permissions.may_subscribe("a/#"));
+        assert!(
+            granted.permissions.may_subscribe("$SYS/broker/+") && granted.permissions.may_subscribe("a/#")
+        );
         assert!(granted.permissions.may_publish("a") && !granted.permissions.may_publish("$SYS/broker/a"));
     }
 

@@ -56,7 +56,13 @@ impl Notices {
         counter!(names::LIMITED, "limit" => limit.name()).increment(1);
         let Some(silent) = self.0[limit as usize].take(now_ms) else { return };
         let terminal = terminal.map(TerminalId::as_str);
-        tracing::warn!(limit = limit.name(), terminal, silent, "a terminal is over a limit: {}", limit.done());
+        tracing::warn!(
+            limit = limit.name(),
+            terminal,
+            silent,
+            "a terminal is over a limit: {}",
+            limit.done()
+        );
     }
 }
 

@@ -222,7 +222,8 @@ impl Hub {
     /// A member that has gone meanwhile gets nothing, and neither does another in its place: QoS 0.
     fn show_members(&mut self, message: &Outgoing, expires_at_ms: Option<u64>, members: &[TerminalNo]) {
         for shard in (0u16..).take(self.ports.len()) {
-            let is_there = |no: &TerminalNo| self.bindings.conn_of(*no).is_some_and(|conn| conn.shard == shard);
+            let is_there =
+                |no: &TerminalNo| self.bindings.conn_of(*no).is_some_and(|conn| conn.shard == shard);
             let members: Vec<TerminalNo> = members.iter().copied().filter(is_there).collect();
             if !members.is_empty() {
                 self.ports.push(shard, ToShard::TransientTo(message.clone(), expires_at_ms, members));

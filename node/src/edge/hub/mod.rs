@@ -436,6 +436,7 @@ impl Hub {
         self.set_ready(false);
         self.streams = None;
         self.gathering = None;
+        self.retained.clear();
         self.shared.set_lease(0);
         self.shared.set_forward_transient(false);
         self.ports.push_all(|| ToShard::LinkLost);

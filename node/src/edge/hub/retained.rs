@@ -19,6 +19,7 @@ use crate::edge::{
 const UNDER_WAY_MAX: usize = 64;
 
 /// Who asked for pages. What waits is bounded by the sessions: each asks for its next page when it has taken the last.
+/// With the link all of it is forgotten: sessions ask again on the next one.
 #[derive(Debug, Default)]
 pub(super) struct RetainedAsks {
     under_way: HashMap<u64, (ConnId, RequestNo)>,

@@ -18,7 +18,11 @@ pub(super) struct Sys {
 }
 
 impl Sys {
-    pub(super) fn new(node: cluster_proto::NodeId, interval: std::time::Duration, now_ms: u64) -> Option<Self> {
+    pub(super) fn new(
+        node: cluster_proto::NodeId,
+        interval: std::time::Duration,
+        now_ms: u64,
+    ) -> Option<Self> {
         let interval_ms = interval.as_millis() as u64;
         let topics = SysTopics::new(node, env!("CARGO_PKG_VERSION"), now_ms);
         (interval_ms > 0).then_some(Self { topics, interval_ms, next_ms: now_ms + interval_ms })

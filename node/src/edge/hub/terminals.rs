@@ -47,7 +47,9 @@ impl Hub {
             ToHub::Reauthenticated { conn, app, terminal, issued_at } => {
                 self.bindings.reauthenticate(app, &terminal, conn, issued_at);
             }
-            ToHub::Subscribe { conn, .. } | ToHub::Unsubscribe { conn, .. } | ToHub::Retained { conn, .. } => {
+            ToHub::Subscribe { conn, .. }
+            | ToHub::Unsubscribe { conn, .. }
+            | ToHub::Retained { conn, .. } => {
                 if let Some(message) = self.retains.hold(conn, message) {
                     self.handle_ordered(message);
                 }
@@ -106,7 +108,8 @@ impl Hub {
     // ------------------------------------------------------------ CONNECT and its end
 
     fn bind(&mut self, ask: BindAsk) {
-        let BindAsk { conn, app, terminal, no, credential_issued_at, clean_start, session_expiry_s, will } = ask;
+        let BindAsk { conn, app, terminal, no, credential_issued_at, clean_start, session_expiry_s, will } =
+            ask;
         if !self.has_place(app, &terminal) {
             return self.ports.push(conn.shard, ToShard::Bound(conn, Err(RefuseReason::Quota)));
         }
@@ -154,7 +157,8 @@ impl Hub {
                     let cause = CloseCause::Unbound(UnbindReason::TakenOver);
                     self.ports.push(old.conn.shard, ToShard::Close(old.conn, cause));
                 }
-                let outbound = bound.outbound.iter().map(|outbound| self.resumed(conn.shard, &bound, outbound));
+                let outbound =
+                    bound.outbound.iter().map(|outbound| self.resumed(conn.shard, &bound, outbound));
                 let outbound = outbound.collect();
                 Ok(Box::new(BoundPart { bound, outbound }))
             }

@@ -150,7 +150,8 @@ impl Shard {
         self.with_session(slot, |session, at, out| session.handle_reauthenticated(at, result, out));
         // The session refuses a credential of another terminal, and is closed then.
         let live = self.connections.get(slot as usize).filter(|connection| connection.session.is_live());
-        let Some(issued_at) = live.and_then(|c| c.session.grant()).map(|grant| grant.credential_issued_at) else {
+        let Some(issued_at) = live.and_then(|c| c.session.grant()).map(|grant| grant.credential_issued_at)
+        else {
             return;
         };
         self.ask(slot, |conn, app, terminal| ToHub::Reauthenticated { conn, app, terminal, issued_at });
@@ -162,11 +163,7 @@ impl Shard {
 
     // ------------------------------------------------------------ requests
 
-    fn ask(
-        &mut self,
-        slot: u32,
-        build: impl FnOnce(ConnId, AppId, TerminalId) -> ToHub,
-    ) {
+    fn ask(&mut self, slot: u32, build: impl FnOnce(ConnId, AppId, TerminalId) -> ToHub) {
         let Some(conn) = self.conn_id(slot) else { return };
         let Some((app, terminal)) = self.grant_of(slot).map(|grant| (grant.app, grant.terminal.clone()))
         else {
@@ -280,7 +277,14 @@ impl Shard {
         self.counters.closed(cause);
         // Bound or not: the hub knows whether a Bind is under way.
         self.ask(slot, |conn, app, terminal| {
-            ToHub::Closed(Box::new(ClosedPart { conn, app, terminal, session_expiry_s, will, unacknowledged }))
+            ToHub::Closed(Box::new(ClosedPart {
+                conn,
+                app,
+                terminal,
+                session_expiry_s,
+                will,
+                unacknowledged,
+            }))
         });
         let now_ms = self.now_ms;
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };

@@ -94,7 +94,8 @@ impl Shard {
 
     /// The session answers NotWritten if it cannot take it.
     fn deliver_shared(&mut self, part: SharedPart) {
-        let SharedPart { to: SharedInFlight { push, group, member }, granted, expires_at_ms, dup, message } = part;
+        let SharedPart { to: SharedInFlight { push, group, member }, granted, expires_at_ms, dup, message } =
+            part;
         let Some(slot) = self.by_no.get(&member).copied() else {
             return self.tell_hub(ToHub::Receipt(push, Outcome::NotWritten, group));
         };

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster_proto::{
     Epoch, Message, Outcome, PushId, SessionId, TerminalId, TerminalNo,
     link::{
-        Bind, BindingReport, Bound, ExchangeStep, FilterDelta, Inbound, Outbound, OutboundStage, Owed, OwedPush,
-        RetainedAsk, RetainedMessage, SharedInFlight, Stats, Step, Subscription, Transient, Unacknowledged, Unbind,
+        Bind, BindingReport, Bound, ExchangeStep, FilterDelta, Inbound, Outbound, OutboundStage, Owed,
+        OwedPush, RetainedAsk, RetainedMessage, SharedInFlight, Stats, Step, Subscription, Transient,
+        Unacknowledged, Unbind,
     },
 };
 use fabric_core::subscriptions::filter;
@@ -185,9 +186,10 @@ impl Log {
 
     pub(super) fn retained_page(&mut self, ask: RetainedAsk) -> (Vec<RetainedMessage>, Option<String>) {
         let after = ask.after.clone().unwrap_or_default();
-        let matching = self.retained.iter().filter(|(topic, _)| {
-            **topic > after && filter::matches(topic.as_str(), &ask.filter)
-        });
+        let matching = self
+            .retained
+            .iter()
+            .filter(|(topic, _)| **topic > after && filter::matches(topic.as_str(), &ask.filter));
         let messages: Vec<RetainedMessage> = matching
             .take(self.retained_page_len.max(1))
             .map(|(_, message)| RetainedMessage { message: message.clone(), expires_at_ms: None })

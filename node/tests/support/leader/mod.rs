@@ -19,9 +19,9 @@ use cluster_proto::{
     AppId, Message, MessageProperties, PushId, PushKind, Qos, TerminalId, TerminalNo, TerminalSet,
     credential::PublicKey,
     link::{
-        BindingReport, Committed, Deliver, EdgeControl, Fetch, LeaderControl, Payload, Publish, PublishOutcome,
-        Published, PushDelivery, Receipts, SessionReply, SessionRequest, SharedDelivery, SharedInFlight,
-        StreamHeader, Transient, UnbindReason,
+        BindingReport, Committed, Deliver, EdgeControl, Fetch, LeaderControl, Payload, Publish,
+        PublishOutcome, Published, PushDelivery, Receipts, SessionReply, SessionRequest, SharedDelivery,
+        SharedInFlight, StreamHeader, Transient, UnbindReason,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};

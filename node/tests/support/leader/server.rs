@@ -7,8 +7,8 @@ use cluster_proto::{
     credential::PublicKey,
     link::{
         Bind, Committed, Deliver, EdgeControl, Fetch, Lane, LeaderControl, Payload, Publish, PublishBody,
-        PublishOutcome, Published, Receipts, SessionReply, SessionReplyBody, SessionRequest, SessionRequestBody,
-        Unacknowledged, UnbindReason, Welcome,
+        PublishOutcome, Published, Receipts, SessionReply, SessionReplyBody, SessionRequest,
+        SessionRequestBody, Unacknowledged, UnbindReason, Welcome,
     },
 };
 use tokio::sync::Notify;
