@@ -35,6 +35,8 @@ pub(crate) struct Log {
     pub(crate) retained: BTreeMap<String, Message>,
     pub(crate) retained_asks: Vec<RetainedAsk>,
     pub(crate) retained_page_len: usize,
+    /// The link is lost over the next question for retained messages.
+    pub(crate) drop_next_retained: bool,
     /// What is told of the cluster, and what was told of the edge.
     pub(crate) cluster: Stats,
     pub(crate) stats: Stats,

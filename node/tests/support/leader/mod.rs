@@ -162,6 +162,11 @@ impl FakeLeader {
         self.order(Order::Transient(transient));
     }
 
+    /// The last sequence of lane Publish.
+    pub(crate) fn last_publish(&self) -> u64 {
+        self.with(|log| log.lanes.get("publish").copied().unwrap_or(0))
+    }
+
     pub(crate) fn commit_publish(&self, seq: u64) {
         self.order(Order::Published(Published { seq, result: Ok(PublishOutcome::Accepted) }));
     }

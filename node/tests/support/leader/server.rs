@@ -128,6 +128,9 @@ impl Server {
                 return link.deliver.send(&Deliver::Owed(page)).await.ok();
             }
             SessionRequestBody::Retained(ask) => {
+                if std::mem::take(&mut self.log().drop_next_retained) {
+                    return None;
+                }
                 let (messages, next) = self.log().retained_page(ask);
                 SessionReplyBody::Retained { messages, next }
             }
