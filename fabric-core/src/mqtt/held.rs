@@ -36,6 +36,11 @@ impl Held {
         Self { filter, plain_at: plain_at as u16, qos, options, best_effort, group: None }
     }
 
+    /// The same, kept by the leader too.
+    pub(super) fn replicated(self) -> Self {
+        Self { best_effort: false, ..self }
+    }
+
     pub(super) fn is_shared(&self) -> bool {
         self.plain_at > 0
     }

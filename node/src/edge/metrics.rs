@@ -120,8 +120,9 @@ fn close_reason(cause: CloseCause) -> &'static str {
         CloseCause::CredentialExpired => "credential-expired",
         CloseCause::Unbound(_) => "unbound",
         CloseCause::ServerShuttingDown => "shutting-down",
-        CloseCause::UseAnotherServer | CloseCause::ServerMoved => "redirected",
         CloseCause::ServerUnavailable => "unavailable",
         CloseCause::TooSlow => "too-slow",
+        CloseCause::UseAnotherServer => "use-another-server",
+        CloseCause::ServerMoved => "server-moved",
     }
 }

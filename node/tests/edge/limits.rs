@@ -21,7 +21,7 @@ async fn a_terminal_that_publishes_too_fast_is_read_slowly_and_loses_nothing() {
     for i in 0..60 {
         fast.publish("a", &i.to_string(), 0, 0).await;
     }
-    subscriber.ping().await;
+    fixture.join("other").await.ping().await;
     for i in 0..60 {
         assert_eq!(subscriber.take().await, i.to_string());
     }

@@ -82,7 +82,7 @@ impl<M: MessageHandle> Live<M> {
                     if held.best_effort && !replicated.iter().any(|(_, other)| other.filter == held.filter) {
                         self.hold(held, UPTO_NOW, out);
                     } else {
-                        replicated.push((codes.len() - 1, Held { best_effort: false, ..held }));
+                        replicated.push((codes.len() - 1, held.replicated()));
                     }
                 }
                 Err(reason) => codes.push(reason),

@@ -47,6 +47,8 @@ pub(crate) struct Log {
     pub(crate) binds_at_once: bool,
     /// Deliveries under way, by session, in the order first sent.
     exchanges: BTreeMap<TerminalNo, Vec<Outbound>>,
+    /// What a connection was given with its binding: no page brings it again.
+    handed: BTreeMap<TerminalNo, BTreeSet<PushId>>,
     inbound: BTreeMap<TerminalNo, BTreeSet<u16>>,
     /// Sessions that outlive their connection.
     sessions: BTreeSet<TerminalNo>,
@@ -93,6 +95,7 @@ impl Log {
             self.sessions.remove(&no);
         }
         let outbound = self.exchanges.get(&no).cloned().unwrap_or_default();
+        self.handed.insert(no, outbound.iter().map(|exchange| exchange.push).collect());
         // Those with QoS 1 are the connection's business now.
         if let Some(exchanges) = self.exchanges.get_mut(&no) {
             exchanges.retain(|exchange| exchange.stage != OutboundStage::Sent);
@@ -133,12 +136,13 @@ impl Log {
     }
 
     pub(super) fn page(&mut self, no: TerminalNo, epoch: Epoch, after: PushId, max: u16) -> Owed {
-        let begun: BTreeSet<PushId> =
-            self.exchanges.get(&no).into_iter().flatten().map(|exchange| exchange.push).collect();
+        let exchanges = self.exchanges.get(&no).into_iter().flatten().map(|exchange| exchange.push);
+        let handed = self.handed.get(&no).into_iter().flatten().copied();
+        let in_flight: BTreeSet<PushId> = exchanges.chain(handed).collect();
         let owed = self.owed.entry(no).or_default();
         let pushes: Vec<OwedPush> = owed
             .range(PushId(after.0 + 1)..)
-            .filter(|push| !begun.contains(push))
+            .filter(|push| !in_flight.contains(push))
             .take(usize::from(max))
             .map(|push| OwedPush { push: *push, expires_at_ms: wall_ms() + 60_000, qos0: false, dup: false })
             .collect();
