@@ -605,10 +605,6 @@ pub enum RefuseReason {
 
 /// Leader to edge: what to hand to terminals. The order on this stream is the dispatch order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every frame is the large variant: a box would cost an allocation per push and edge"
-)]
 pub enum Deliver {
     /// A push, to terminals of this edge that are live. A terminal that is not live here (any more) is skipped:
     /// it will find the push in what it is owed.

@@ -42,9 +42,6 @@ impl Authenticator {
         now_ms: u64,
         wall_s: u64,
     ) -> Result<Grant, AuthRefusal> {
-        if shared.is_draining() {
-            return Err(AuthRefusal::Unavailable);
-        }
         match &credentials.password {
             Some(token) => self.by_token(shared, token, credentials.user_name.as_deref(), now_ms, wall_s),
             None if shared.anonymous => anonymous(shared, credentials),

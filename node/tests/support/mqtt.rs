@@ -240,10 +240,11 @@ fn connect_body(connect: &Connect<'_>) -> Vec<u8> {
     let mut body = Vec::new();
     put_text(&mut body, "MQTT");
     body.push(if connect.v5 { 5 } else { 4 });
-    let flags = u8::from(!connect.persistent) << 1
-        | u8::from(connect.will.is_some()) * 0x0C
-        | u8::from(connect.password.is_some()) << 6
-        | u8::from(connect.user.is_some()) << 7;
+    let flag = |on: bool, bits: u8| if on { bits } else { 0 };
+    let flags = flag(!connect.persistent, 0x02)
+        | flag(connect.will.is_some(), 0x0C)
+        | flag(connect.password.is_some(), 0x40)
+        | flag(connect.user.is_some(), 0x80);
     body.push(flags);
     body.extend_from_slice(&[0, 60]);
     if connect.v5 {

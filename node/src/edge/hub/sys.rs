@@ -39,8 +39,11 @@ impl Hub {
 
     /// Shows what has changed to whoever subscribes. Nothing is encoded where nobody does.
     pub(super) fn show_sys(&mut self) {
+        if self.sys.as_ref().is_none_or(|sys| self.now_ms < sys.next_ms) {
+            return;
+        }
         let (own, cluster) = (self.stats(), self.link.cluster_stats());
-        let Some(sys) = self.sys.as_mut().filter(|sys| sys.next_ms <= self.now_ms) else { return };
+        let Some(sys) = &mut self.sys else { return };
         sys.next_ms = self.now_ms + sys.interval_ms;
         let changed = sys.topics.sample(self.now_ms, own, cluster);
         for app in self.filters.sys_apps() {

@@ -281,10 +281,7 @@ impl Hub {
                 _ => self.bound(bind, Err(RefuseReason::Unavailable)),
             };
         }
-        let answer = match self.answer_retained(request, answer) {
-            Some(answer) => answer,
-            None => return,
-        };
+        let Some(answer) = self.answer_retained(request, answer) else { return };
         // Otherwise an Unbind, whose answer says nothing new.
         let Some(change) = self.changes.remove(&request) else { return };
         match answer {
