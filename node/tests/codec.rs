@@ -323,6 +323,7 @@ fn message() -> impl Strategy<Value = Message> {
         payload: vec![b'x'; len].into(),
         properties,
         publisher: None,
+        retain: false,
     })
 }
 
@@ -341,8 +342,7 @@ proptest! {
         let outgoing = Outgoing::new(message.clone());
         let subscription_ids = if version == V5 { subscription_ids } else { Vec::new() };
         let delivery = Delivery {
-            message: outgoing, qos, packet_id, dup, expiry_s, subscription_ids: subscription_ids.clone().into(),
-        };
+            message: outgoing, qos, packet_id, dup, expiry_s, subscription_ids: subscription_ids.clone().into(), alias: None, retain: false };
         let mut buffer = BytesMut::new();
         // Twice: the second comes from the template.
         write_delivery(&delivery, version, &mut buffer);
@@ -478,6 +478,8 @@ fn answer(
                         session: None,
                         session_expiry_s,
                         subscriptions,
+                        inbound: Vec::new(),
+                        outbound: Vec::new(),
                     };
                     session.handle_bound(at, Ok(bound), out);
                 }

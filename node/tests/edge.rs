@@ -239,7 +239,7 @@ async fn qos_0_goes_to_every_local_subscriber_and_to_others_only_when_asked() {
     }
     let body = postcard::to_allocvec(&message("a/b", "from afar")).expect("encode").into();
     let (origin, app, topic) = (NodeId(3), AppId::DEFAULT, "a/b".to_owned());
-    fixture.leader.transient(Transient { origin, app, topic, body });
+    fixture.leader.transient(Transient { origin, app, topic, body, members: None, ttl_ms: None });
     for client in &mut subscribers {
         assert_eq!(client.take().await, "from afar");
     }

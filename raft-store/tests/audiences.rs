@@ -52,8 +52,13 @@ impl Store {
     }
 
     fn push(&mut self, kind: PushKind, audience: Audience) -> PushId {
-        let accept =
-            AcceptPush { message: message(kind, "a", None), audience, ttl_ms: 1_000, idempotency: None };
+        let accept = AcceptPush {
+            message: message(kind, "a", None),
+            audience,
+            ttl_ms: 1_000,
+            idempotency: None,
+            exchange: None,
+        };
         match self.apply(CommandBody::AcceptPush(accept)) {
             Applied::Accepted { push, .. } => push,
             answer => panic!("{answer:?}"),
@@ -82,11 +87,19 @@ impl Store {
             incarnation: session.incarnation,
             connection: session.connection,
         };
-        self.apply(CommandBody::DetachSession { holder, expiry_s: 0 });
+        self.apply(CommandBody::DetachSession {
+            holder,
+            expiry_s: 0,
+            unacknowledged: Vec::new(),
+            will: cluster_proto::link::WillFate::Publish,
+        });
     }
 
     fn receipt(&mut self, push: PushId, outcome: Outcome, terminals: TerminalSet) {
-        self.apply(CommandBody::RecordReceipts { items: vec![Receipt { push, outcome, terminals }] });
+        self.apply(CommandBody::RecordReceipts {
+            items: vec![Receipt { push, outcome, terminals }],
+            steps: Vec::new(),
+        });
     }
 
     fn purge(&mut self) {
@@ -254,7 +267,13 @@ fn an_older_connection_cannot_take_a_session_back() {
     let mut store = Store::new();
     let open = |connection| {
         let holder = Holder { connection, ..holder(1) };
-        CommandBody::OpenSession(OpenSession { holder, clean_start: false, expiry_s: 60 })
+        CommandBody::OpenSession(OpenSession {
+            holder,
+            clean_start: false,
+            expiry_s: 60,
+            unacknowledged: Vec::new(),
+            will: None,
+        })
     };
     store.apply(open(5));
     assert_eq!(store.apply(open(4)), Applied::Refused(Refusal::Stale));

@@ -146,7 +146,7 @@ impl Model {
             CommandBody::OpenSession(open) => {
                 self.open(&open.holder, open.clean_start, open.expiry_s, answer)
             }
-            CommandBody::DetachSession { holder, expiry_s } => {
+            CommandBody::DetachSession { holder, expiry_s, .. } => {
                 let at_ms = self.at_ms;
                 if self.refusal(holder, false).is_some() || !self.is_own(holder) {
                     return Applied::Done;
@@ -194,7 +194,7 @@ impl Model {
                 Applied::Done
             }
             CommandBody::AcceptPush(push) => self.accept(push),
-            CommandBody::RecordReceipts { items } => {
+            CommandBody::RecordReceipts { items, .. } => {
                 for item in items {
                     let Some(push) = self.pushes.get(&item.push) else { continue };
                     let state = match item.outcome {
@@ -315,12 +315,24 @@ impl Model {
             present: session.present,
             expiry_s: session.expiry_s,
             subscriptions,
+            inbound: Vec::new(),
+            index: 0,
+            outbound: Vec::new(),
         }
     }
 
     fn no_session(&self, terminal: &TerminalId) -> Applied {
         let no = self.registered.get(terminal).copied().map(TerminalNo);
-        Applied::Session { no, session: None, present: false, expiry_s: 0, subscriptions: Vec::new() }
+        Applied::Session {
+            no,
+            session: None,
+            present: false,
+            expiry_s: 0,
+            subscriptions: Vec::new(),
+            inbound: Vec::new(),
+            index: 0,
+            outbound: Vec::new(),
+        }
     }
 
     fn end_life(&mut self, edge: u64, upto: u64) {

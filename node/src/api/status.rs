@@ -75,7 +75,7 @@ pub fn refusal(refusal: &Refusal) -> Status {
     let code = match refusal {
         Refusal::UnknownApp | Refusal::UnknownTerminals(_) | Refusal::UnknownPush => Code::NotFound,
         Refusal::KeyReused => Code::AlreadyExists,
-        Refusal::TooManySubscriptions => Code::ResourceExhausted,
+        Refusal::TooManySubscriptions | Refusal::RetainedQuota => Code::ResourceExhausted,
         Refusal::Stale => Code::FailedPrecondition,
     };
     Status::new(code, refusal.to_string())

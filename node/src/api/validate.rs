@@ -60,8 +60,9 @@ pub(super) fn push(
         payload: Bytes::from(request.payload),
         properties: properties(request.properties.unwrap_or_default())?,
         publisher: None,
+        retain: false,
     };
-    Ok(AcceptPush { message, audience, ttl_ms, idempotency })
+    Ok(AcceptPush { message, audience, ttl_ms, idempotency, exchange: None })
 }
 
 fn ttl(asked_ms: u64, limits: PushLimits) -> Result<u64, Status> {

@@ -201,6 +201,7 @@ pub(crate) fn message(topic: &str, payload: &str) -> Message {
         payload: payload.as_bytes().to_vec().into(),
         properties: MessageProperties::default(),
         publisher: None,
+        retain: false,
     }
 }
 
@@ -384,12 +385,19 @@ impl Server {
                 self.log.lock().expect("log").resumes.push(bindings);
                 link.control.send(&LeaderControl::Resumed).await.ok()?;
             }
-            EdgeControl::Heartbeat { nonce } => {
-                link.control.send(&LeaderControl::HeartbeatAck { nonce, now_ms: wall_ms() }).await.ok()?;
+            EdgeControl::Heartbeat { nonce, .. } => {
+                link.control
+                    .send(&LeaderControl::HeartbeatAck {
+                        nonce,
+                        now_ms: wall_ms(),
+                        cluster: Default::default(),
+                    })
+                    .await
+                    .ok()?;
             }
             EdgeControl::Unbound { epoch, .. } => self.log.lock().expect("log").unbound.push(epoch),
             EdgeControl::Draining => self.log.lock().expect("log").draining = true,
-            EdgeControl::Hello(_) | EdgeControl::InFlight(_) => {}
+            EdgeControl::Hello(_) | EdgeControl::InFlight(_) | EdgeControl::SharedInFlight(_) => {}
         }
         Some(())
     }
@@ -416,16 +424,27 @@ impl Server {
                         .or_default()
                         .extend(subscribe.subscriptions);
                 }
-                SessionReplyBody::Changed { no: log.no_of(&subscribe.terminal), session: SessionId(1) }
+                SessionReplyBody::Changed {
+                    no: log.no_of(&subscribe.terminal),
+                    session: SessionId(1),
+                    index: 0,
+                }
             }
             SessionRequestBody::Unsubscribe(unsubscribe) => {
                 let mut log = self.log.lock().expect("log");
                 log.takes("session", unsubscribe.seq);
-                SessionReplyBody::Changed { no: log.no_of(&unsubscribe.terminal), session: SessionId(1) }
+                SessionReplyBody::Changed {
+                    no: log.no_of(&unsubscribe.terminal),
+                    session: SessionId(1),
+                    index: 0,
+                }
             }
             SessionRequestBody::Pull { no, epoch, after, max } => {
                 let page = self.page(no, epoch, after, max);
                 return link.deliver.send(&Deliver::Owed(page)).await.ok();
+            }
+            SessionRequestBody::Retained(_) => {
+                SessionReplyBody::Retained { messages: Vec::new(), next: None }
             }
         };
         link.session.send(&SessionReply { request, body }).await.ok()
@@ -445,6 +464,8 @@ impl Server {
             session: None,
             session_expiry_s: bind.session_expiry_s,
             subscriptions: Vec::new(),
+            inbound: Vec::new(),
+            outbound: Vec::new(),
         }
     }
 
@@ -480,7 +501,7 @@ impl Server {
         link.published.send(&answer).await.ok()
     }
 
-    async fn receipts(&self, link: &mut Link, Receipts { seq, items }: Receipts) -> Option<()> {
+    async fn receipts(&self, link: &mut Link, Receipts { seq, items, .. }: Receipts) -> Option<()> {
         {
             let mut log = self.log.lock().expect("log");
             let is_new = log.takes("receipts", seq);

@@ -255,11 +255,13 @@ pub(crate) fn accept_push() -> Command {
         payload: Bytes::from_static(b"hello"),
         properties: MessageProperties::default(),
         publisher: None,
+        retain: false,
     };
     Command::own(CommandBody::AcceptPush(AcceptPush {
         message,
         audience: Audience::All,
         ttl_ms: 60_000,
         idempotency: None,
+        exchange: None,
     }))
 }

@@ -136,6 +136,7 @@ impl Generator {
             audience,
             ttl_ms: self.rng.random_range(0..3_000),
             idempotency,
+            exchange: None,
         })
     }
 
@@ -153,6 +154,7 @@ impl Generator {
         };
         CommandBody::RecordReceipts {
             items: (0..self.rng.random_range(1..4)).map(|_| receipt(self)).collect(),
+            steps: Vec::new(),
         }
     }
 
@@ -185,11 +187,22 @@ impl Generator {
         let mut holder = self.holder();
         holder.connection += u64::from(self.rng.random_bool(0.5));
         let expiry_s = *[0, 1, 3].choose(&mut self.rng).unwrap();
-        CommandBody::OpenSession(OpenSession { holder, clean_start: self.rng.random_bool(0.3), expiry_s })
+        CommandBody::OpenSession(OpenSession {
+            holder,
+            clean_start: self.rng.random_bool(0.3),
+            expiry_s,
+            unacknowledged: Vec::new(),
+            will: None,
+        })
     }
 
     fn detach(&mut self) -> CommandBody {
-        CommandBody::DetachSession { holder: self.holder(), expiry_s: self.rng.random_range(0..3) }
+        CommandBody::DetachSession {
+            holder: self.holder(),
+            expiry_s: self.rng.random_range(0..3),
+            unacknowledged: Vec::new(),
+            will: cluster_proto::link::WillFate::Publish,
+        }
     }
 
     fn register(&mut self) -> CommandBody {
@@ -265,5 +278,6 @@ pub fn message(kind: PushKind, topic: &str, publisher: Option<TerminalNo>) -> Me
         payload: b"hello".as_slice().into(),
         properties: MessageProperties::default(),
         publisher,
+        retain: false,
     }
 }

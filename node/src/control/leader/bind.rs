@@ -200,6 +200,8 @@ impl Leader {
             },
             clean_start: *clean_start,
             expiry_s: *session_expiry_s,
+            unacknowledged: Vec::new(),
+            will: None,
         })
     }
 
@@ -210,7 +212,7 @@ impl Leader {
         result: Result<Applied, ProposeError>,
     ) {
         match result {
-            Ok(Applied::Session { no, session, present, expiry_s, subscriptions }) => {
+            Ok(Applied::Session { no, session, present, expiry_s, subscriptions, .. }) => {
                 let opened = Opened { session, present, expiry_s, subscriptions };
                 self.finish_bind(now, &key, no, opened);
             }
@@ -250,6 +252,8 @@ impl Leader {
                 session: opened.session,
                 session_expiry_s: opened.expiry_s,
                 subscriptions: opened.subscriptions,
+                inbound: Vec::new(),
+                outbound: Vec::new(),
             };
             self.reply(current.link, current.request, SessionReplyBody::Bound(bound));
         }
@@ -279,7 +283,7 @@ impl Leader {
 
     /// A connection ended. Its session is detached whoever is bound by now: apply looks at who holds it.
     pub(super) fn handle_unbind(&mut self, link: LinkId, request: u64, unbind: Unbind) {
-        let Unbind { app, terminal, epoch, connection, session_expiry_s } = unbind;
+        let Unbind { app, terminal, epoch, connection, session_expiry_s, .. } = unbind;
         let Some((edge, incarnation)) = self.edge_of(link).map(|(node, edge)| (node, edge.incarnation))
         else {
             return;
@@ -294,7 +298,12 @@ impl Leader {
             return self.reply(link, request, SessionReplyBody::Unbound);
         }
         let holder = Holder { app, terminal, edge, incarnation, connection };
-        let body = CommandBody::DetachSession { holder, expiry_s: session_expiry_s };
+        let body = CommandBody::DetachSession {
+            holder,
+            expiry_s: session_expiry_s,
+            unacknowledged: Vec::new(),
+            will: cluster_proto::link::WillFate::Publish,
+        };
         self.propose(Command::own(body), Waiting::Detached(Some((link, request))));
     }
 

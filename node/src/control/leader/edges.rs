@@ -53,11 +53,15 @@ impl Leader {
                 if now.mono_ms.saturating_sub(self.confirmed_ms) < CONFIRMED_WITHIN_MS {
                     self.actions.push(Action::Control(
                         link,
-                        LeaderControl::HeartbeatAck { nonce, now_ms: now.wall_ms },
+                        LeaderControl::HeartbeatAck {
+                            nonce,
+                            now_ms: now.wall_ms,
+                            cluster: Default::default(),
+                        },
                     ));
                 }
             }
-            EdgeControl::Unbound { epoch, receipts_seq } => {
+            EdgeControl::Unbound { epoch, receipts_seq, .. } => {
                 self.old_binding_gone(now, node, epoch, receipts_seq)
             }
             EdgeControl::Draining => {

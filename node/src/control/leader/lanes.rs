@@ -87,7 +87,7 @@ impl Leader {
         match result {
             Ok(Applied::Session { no: Some(no), session: Some(session), .. }) => {
                 self.take_number(app, terminal, was, no);
-                self.reply(link, request, SessionReplyBody::Changed { no, session });
+                self.reply(link, request, SessionReplyBody::Changed { no, session, index: 0 });
             }
             Ok(Applied::Duplicate) => self.answer_again(link, request, app, terminal, was),
             Ok(Applied::Refused(refusal)) => self.refuse(link, request, refuse_reason(&refusal)),
@@ -113,7 +113,7 @@ impl Leader {
         match no.and_then(|no| Some((no, self.tables.session(no)?.session))) {
             Some((no, session)) => {
                 self.take_number(app, terminal, was, no);
-                self.reply(link, request, SessionReplyBody::Changed { no, session });
+                self.reply(link, request, SessionReplyBody::Changed { no, session, index: 0 });
             }
             None => self.refuse(link, request, RefuseReason::Stale),
         }

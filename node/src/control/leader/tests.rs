@@ -182,6 +182,7 @@ impl World {
             session_expiry_s: 0,
             connection: self.requests + 1,
             after_receipts,
+            will: None,
         };
         self.request(link, SessionRequestBody::Bind(bind))
     }
@@ -213,7 +214,8 @@ impl World {
     }
 
     fn push(&mut self, audience: Audience, qos: Qos) -> PushId {
-        let accept = AcceptPush { message: message(qos), audience, ttl_ms: 10_000, idempotency: None };
+        let accept =
+            AcceptPush { message: message(qos), audience, ttl_ms: 10_000, idempotency: None, exchange: None };
         match self.apply(CommandBody::AcceptPush(accept)) {
             Applied::Accepted { push, .. } => push,
             other => panic!("{other:?}"),
@@ -226,7 +228,7 @@ impl World {
 
     fn receipt(&mut self, link: LinkId, seq: u64, push: PushId, no: TerminalNo, outcome: Outcome) {
         let items = vec![Receipt { push, outcome, terminals: TerminalSet::one(no) }];
-        self.event(Event::Receipts(link, Receipts { seq, items }));
+        self.event(Event::Receipts(link, Receipts { seq, items, steps: Vec::new() }));
     }
 
     fn state_has(&self, push: PushId, state: State, no: TerminalNo) -> bool {
@@ -247,6 +249,7 @@ fn message(qos: Qos) -> Message {
         payload: "hello".into(),
         properties: MessageProperties::default(),
         publisher: None,
+        retain: false,
     }
 }
 
@@ -333,7 +336,10 @@ fn a_takeover_waits_for_the_old_edges_receipts() {
     assert!(
         matches!(&unbind[..], [Sent::Control(LeaderControl::Unbind { epoch, .. })] if *epoch == old.epoch)
     );
-    w.event(Event::Control(a, EdgeControl::Unbound { epoch: old.epoch, receipts_seq: 1 }));
+    w.event(Event::Control(
+        a,
+        EdgeControl::Unbound { epoch: old.epoch, receipts_seq: 1, unacknowledged: Vec::new() },
+    ));
     assert!(w.bound(b).is_none(), "its receipts are not applied");
     w.receipt(a, 1, push, nos[0], Outcome::Delivered);
     let bound = w.bound(b).expect("bound");
@@ -452,6 +458,7 @@ fn a_lost_hint_is_made_up_for_by_a_rescan() {
         audience: Audience::All,
         ttl_ms: 10_000,
         idempotency: None,
+        exchange: None,
     };
     w.index += 1;
     let commands = vec![Command::own(CommandBody::AcceptPush(accept))];
@@ -495,14 +502,14 @@ fn heartbeats_are_answered_only_while_leadership_is_confirmed() {
     let mut w = World::new();
     let a = w.link_edge(1);
     w.take(a);
-    w.event(Event::Control(a, EdgeControl::Heartbeat { nonce: 1 }));
+    w.event(Event::Control(a, EdgeControl::Heartbeat { nonce: 1, stats: Default::default() }));
     assert_eq!(w.take(a).len(), 1);
     w.pass(CONFIRMED_WITHIN_MS + 1);
-    w.event(Event::Control(a, EdgeControl::Heartbeat { nonce: 2 }));
+    w.event(Event::Control(a, EdgeControl::Heartbeat { nonce: 2, stats: Default::default() }));
     assert!(w.take(a).is_empty());
     let now = w.now.mono_ms;
     w.event(Event::Confirmed(now));
-    w.event(Event::Control(a, EdgeControl::Heartbeat { nonce: 3 }));
+    w.event(Event::Control(a, EdgeControl::Heartbeat { nonce: 3, stats: Default::default() }));
     assert_eq!(w.take(a).len(), 1);
 }
 
@@ -522,6 +529,7 @@ fn a_push_being_recalled_is_handed_to_nobody() {
         audience: Audience::Terminals(vec![terminal("tv-1")]),
         ttl_ms: 10_000,
         idempotency: None,
+        exchange: None,
     };
     // Accepted before the recall, but the hint comes to the leader after it was asked.
     w.commit(Command::own(CommandBody::AcceptPush(accept)));
@@ -546,6 +554,7 @@ fn a_late_unbind_does_not_detach_the_session_of_a_newer_connection() {
         session_expiry_s: 60,
         connection,
         after_receipts: 0,
+        will: None,
     };
     w.request(a, SessionRequestBody::Bind(bind(1)));
     let old = w.bound(a).expect("bound");
@@ -557,6 +566,8 @@ fn a_late_unbind_does_not_detach_the_session_of_a_newer_connection() {
         epoch: old.epoch,
         connection: 1,
         session_expiry_s: 60,
+        unacknowledged: Vec::new(),
+        will: cluster_proto::link::WillFate::Publish,
     };
     w.request(a, SessionRequestBody::Unbind(unbind));
     assert_eq!(w.tables.session(nos[0]).expect("session").detached_at_ms, None);
@@ -571,13 +582,18 @@ fn a_kicked_terminal_is_offline_once_its_connection_is_closed() {
     let (reply, mut answer) = oneshot::channel();
     w.event(Event::Ask(Question::Kick(APP, terminal("tv-1"), UnbindReason::Kicked, reply)));
     assert_eq!(answer.try_recv(), Ok(true));
-    w.event(Event::Control(a, EdgeControl::Unbound { epoch: bound.epoch, receipts_seq: 0 }));
+    w.event(Event::Control(
+        a,
+        EdgeControl::Unbound { epoch: bound.epoch, receipts_seq: 0, unacknowledged: Vec::new() },
+    ));
     let unbind = link::Unbind {
         app: APP,
         terminal: terminal("tv-1"),
         epoch: bound.epoch,
         connection: 1,
         session_expiry_s: 0,
+        unacknowledged: Vec::new(),
+        will: cluster_proto::link::WillFate::Publish,
     };
     w.request(a, SessionRequestBody::Unbind(unbind));
     let (reply, mut answer) = oneshot::channel();

@@ -47,6 +47,7 @@ fn encode_publish(publish: &Publish, version: ProtocolVersion, buffer: &mut Byte
         payload: publish.payload.clone(),
         properties: publish.properties.clone(),
         publisher: None,
+        retain: false,
     };
     let has_expiry = publish.expiry_s.is_some();
     let template =

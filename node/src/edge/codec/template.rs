@@ -49,7 +49,7 @@ impl MessageHandle for Outgoing {
 
 /// Appends the PUBLISH of a delivery.
 pub fn write_delivery(delivery: &Delivery<Outgoing>, version: ProtocolVersion, buffer: &mut BytesMut) {
-    let Delivery { message: Outgoing(inner), qos, packet_id, dup, expiry_s, subscription_ids } = delivery;
+    let Delivery { message: Outgoing(inner), qos, packet_id, dup, expiry_s, subscription_ids, .. } = delivery;
     let (message, has_expiry) = (&inner.message, expiry_s.is_some());
     let payload = &message.payload;
     if subscription_ids.is_empty() {

@@ -181,6 +181,8 @@ mod tests {
             session: None,
             session_expiry_s: 0,
             subscriptions: Vec::new(),
+            inbound: Vec::new(),
+            outbound: Vec::new(),
         }
     }
 

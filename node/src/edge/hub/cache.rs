@@ -89,6 +89,7 @@ mod tests {
             payload: vec![0; len].into(),
             properties: MessageProperties::default(),
             publisher: None,
+            retain: false,
         })
     }
 

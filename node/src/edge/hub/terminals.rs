@@ -97,6 +97,7 @@ impl Hub {
             session_expiry_s,
             connection: conn.connection,
             after_receipts: self.link.receipts_seq(),
+            will: None,
         }));
         let Some(request) = request else {
             return self.ports.push(conn.shard, ToShard::Bound(conn, Err(RefuseReason::Unavailable)));
@@ -125,7 +126,15 @@ impl Hub {
 
     fn give_back(&mut self, app: AppId, terminal: TerminalId, conn: ConnId, bound: &Bound) {
         let (epoch, session_expiry_s, connection) = (bound.epoch, bound.session_expiry_s, conn.connection);
-        let unbind = Unbind { app, terminal, epoch, connection, session_expiry_s };
+        let unbind = Unbind {
+            app,
+            terminal,
+            epoch,
+            connection,
+            session_expiry_s,
+            unacknowledged: Vec::new(),
+            will: cluster_proto::link::WillFate::Publish,
+        };
         self.link.request(SessionRequestBody::Unbind(unbind));
     }
 
@@ -150,6 +159,8 @@ impl Hub {
                 epoch: binding.epoch,
                 connection: conn.connection,
                 session_expiry_s,
+                unacknowledged: Vec::new(),
+                will: cluster_proto::link::WillFate::Publish,
             }));
         }
     }
@@ -218,7 +229,7 @@ impl Hub {
         // Otherwise an Unbind, whose answer says nothing new.
         let Some(change) = self.changes.remove(&request) else { return };
         match answer {
-            SessionAnswer::Reply(SessionReplyBody::Changed { no, session }) => {
+            SessionAnswer::Reply(SessionReplyBody::Changed { no, session, .. }) => {
                 self.changed(change, Ok((no, session)))
             }
             SessionAnswer::Reply(SessionReplyBody::Refused(reason)) => self.changed(change, Err(reason)),
@@ -259,7 +270,7 @@ impl Hub {
             Err(error) => return tracing::warn!("a QoS 0 message cannot be forwarded: {error}"),
         };
         let (origin, app, topic) = (self.shared.node, message.app, message.topic.clone());
-        let transient = Transient { origin, app, topic, body };
+        let transient = Transient { origin, app, topic, body, members: None, ttl_ms: None };
         if streams.transient.try_send(transient).is_err() {
             counter!(names::TRANSIENT_DROPPED, "reason" => "hub-full").increment(1);
         }

@@ -53,6 +53,7 @@ impl Shard {
             qos0: part.qos0.contains(no),
             dup: false,
             expires_at_ms: part.expires_at_ms,
+            shared: None,
         };
         self.with_session(slot, |session, at, out| session.handle_push(at, queued, out));
     }
@@ -72,6 +73,7 @@ impl Shard {
             qos0: owed.qos0,
             dup: owed.dup,
             expires_at_ms: Some(owed.expires_at_ms),
+            shared: None,
         });
         self.with_session(slot, |session, at, out| session.handle_owed(at, queued, live, out));
     }

@@ -81,11 +81,23 @@ fn session_answer(no: TerminalNo, row: &SessionRow, subscriptions: Vec<Subscript
         present: row.present,
         expiry_s: row.expiry_s,
         subscriptions,
+        inbound: Vec::new(),
+        index: 0,
+        outbound: Vec::new(),
     }
 }
 
 /// The answer where there is no session. A number lent without one is of no use to anybody.
 fn no_session(no: Option<TerminalNo>) -> Applied {
     let no = no.filter(|no| no.is_registered());
-    Applied::Session { no, session: None, present: false, expiry_s: 0, subscriptions: Vec::new() }
+    Applied::Session {
+        no,
+        session: None,
+        present: false,
+        expiry_s: 0,
+        subscriptions: Vec::new(),
+        inbound: Vec::new(),
+        index: 0,
+        outbound: Vec::new(),
+    }
 }
