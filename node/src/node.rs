@@ -107,8 +107,7 @@ impl Node {
         if let Some(handle) = &handle {
             background.push(tokio::spawn(watch_leader(handle.group().leadership(), health.clone())));
         }
-        let api =
-            api::Server::start(&config, mode, api_keyring, health.clone(), handle).await?;
+        let api = api::Server::start(&config, mode, api_keyring, health.clone(), handle).await?;
         let mut tls: Vec<_> = api.tls().cloned().into_iter().collect();
         let edge = match roles.edge {
             true => {
@@ -288,7 +287,6 @@ fn limits(config: &Config) -> Limits {
         publish_rate: mqtt.publish_rate,
         publish_bytes_rate: mqtt.publish_bytes_rate.0,
         keep_alive_s_max: u16::try_from(mqtt.keep_alive_max.as_secs()).unwrap_or(u16::MAX),
-        subscriptions_per_session: mqtt.subscriptions_per_session,
         sys_interval: mqtt.sys_interval,
         anonymous_sys: mqtt.anonymous_sys,
         session,

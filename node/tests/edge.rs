@@ -72,7 +72,10 @@ impl Fixture {
         let options = EdgeOptions {
             node: NodeId(2),
             addresses: NodeAddresses::default(),
-            listeners: Listeners { listeners: vec![listener(Kind::Tcp), listener(Kind::Tls)], tls: Some(tls) },
+            listeners: Listeners {
+                listeners: vec![listener(Kind::Tcp), listener(Kind::Tls)],
+                tls: Some(tls),
+            },
             control_seeds: vec![seed],
             shards: setting.shards,
             anonymous: setting.anonymous,
@@ -82,7 +85,14 @@ impl Fixture {
         if setting.with_leader {
             edge.ready().wait_for(|ready| *ready).await.expect("ready");
         }
-        Self { mqtt: edge.address(Kind::Tcp).expect("MQTT"), ca: server.ca_pem.clone(), leader, edge, key, _dir: dir }
+        Self {
+            mqtt: edge.address(Kind::Tcp).expect("MQTT"),
+            ca: server.ca_pem.clone(),
+            leader,
+            edge,
+            key,
+            _dir: dir,
+        }
     }
 
     async fn join(&self, id: &str) -> Client {

@@ -156,7 +156,8 @@ impl Check {
     fn certificates(&mut self, config: &Config) {
         let mqtt = &config.mqtt;
         self.that(mqtt.tls_client_ca.is_some() || mqtt.tls_client_identity == ClientIdentity::None, || {
-            "`mqtt.tls_client_identity` needs `mqtt.tls_client_ca`: whose certificates are believed".to_owned()
+            "`mqtt.tls_client_identity` needs `mqtt.tls_client_ca`: whose certificates are believed"
+                .to_owned()
         });
         self.that(mqtt.tls_certs_by_name.len() <= CERTIFICATES_MAX, || {
             format!("`mqtt.tls_certs_by_name` has too many: the most is {CERTIFICATES_MAX}")
@@ -182,9 +183,7 @@ impl Check {
             needed("api", "api.address", config.api.address)
         });
         let Some((listener, mqtt)) = config.mqtt_listener() else { return };
-        self.that(cluster.advertise_mqtt.is_some() || !unspecified(mqtt), || {
-            needed("mqtt", listener, mqtt)
-        });
+        self.that(cluster.advertise_mqtt.is_some() || !unspecified(mqtt), || needed("mqtt", listener, mqtt));
     }
 
     /// Two TCP listeners on one port would make the second fail with a puzzling message.

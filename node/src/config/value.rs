@@ -271,7 +271,8 @@ words! {
 impl Value for Vec<CertificatePair> {
     fn read(raw: &Raw) -> Result<Self, String> {
         let pair = |text: String| {
-            let (cert, key) = text.split_once(':').filter(|(cert, key)| !cert.is_empty() && !key.is_empty())?;
+            let (cert, key) =
+                text.split_once(':').filter(|(cert, key)| !cert.is_empty() && !key.is_empty())?;
             Some(CertificatePair { cert: cert.into(), key: key.into() })
         };
         let pairs = raw.list()?.into_iter().map(pair).collect::<Option<Self>>();
@@ -360,7 +361,10 @@ mod tests {
         let read = |raw| ProxyProtocol::read(&raw);
         let all = ProxyProtocol { tcp: true, tls: true, ws: true, wss: true };
         assert_eq!(read(Raw::Word("true".to_owned())), Ok(all));
-        assert_eq!(read(Raw::Text("ws, tls".to_owned())).map(|some| some.print()), Ok("[\"tls\", \"ws\"]".to_owned()));
+        assert_eq!(
+            read(Raw::Text("ws, tls".to_owned())).map(|some| some.print()),
+            Ok("[\"tls\", \"ws\"]".to_owned())
+        );
         assert_eq!(read(Raw::Word("false".to_owned())), Ok(ProxyProtocol::default()));
         assert!(read(Raw::Text("udp".to_owned())).is_err());
     }

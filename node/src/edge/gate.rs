@@ -306,8 +306,12 @@ impl Report {
 mod tests {
     use super::*;
 
-    const LIMITS: GateLimits =
-        GateLimits { connect_rate: 10, connect_rate_per_address: 2, connections_per_address: 3, handshakes_max: 4 };
+    const LIMITS: GateLimits = GateLimits {
+        connect_rate: 10,
+        connect_rate_per_address: 2,
+        connections_per_address: 3,
+        handshakes_max: 4,
+    };
 
     fn address(last: u8) -> IpAddr {
         IpAddr::from([198, 51, 100, last])
@@ -348,11 +352,14 @@ mod tests {
     fn a_network_of_ipv6_counts_as_one_address_and_a_mapped_one_as_ipv4() {
         let ip = |text: &str| text.parse::<IpAddr>().expect("address");
         let gate = Gate::new(LIMITS);
-        let places: Vec<_> =
-            ["2001:db8::1", "2001:db8::2"].iter().map(|text| gate.enter(ip(text), 0).expect("place")).collect();
+        let places: Vec<_> = ["2001:db8::1", "2001:db8::2"]
+            .iter()
+            .map(|text| gate.enter(ip(text), 0).expect("place"))
+            .collect();
         assert_eq!(gate.enter(ip("2001:db8::ffff"), 0).err(), Some(Turned::AddressRate));
         assert!(gate.enter(ip("2001:db8:0:1::1"), 0).is_ok());
-        let mapped: Vec<_> = (0..2).map(|_| gate.enter(ip("::ffff:198.51.100.9"), 0).expect("place")).collect();
+        let mapped: Vec<_> =
+            (0..2).map(|_| gate.enter(ip("::ffff:198.51.100.9"), 0).expect("place")).collect();
         assert_eq!(gate.enter(address(9), 0).err(), Some(Turned::AddressRate));
         drop((places, mapped));
     }

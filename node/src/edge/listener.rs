@@ -99,7 +99,10 @@ pub enum ListenError {
 
 impl Listeners {
     /// Opens all of them: for each shard its sockets, and where each kind is listened for.
-    pub(crate) fn bind(&self, shards: usize) -> Result<(Vec<Vec<Bound>>, Vec<(Kind, SocketAddr)>), ListenError> {
+    pub(crate) fn bind(
+        &self,
+        shards: usize,
+    ) -> Result<(Vec<Vec<Bound>>, Vec<(Kind, SocketAddr)>), ListenError> {
         let mut by_shard: Vec<Vec<Bound>> = (0..shards).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
         for Listener { kind, address, proxy_protocol } in self.listeners.iter().cloned() {
@@ -181,7 +184,9 @@ mod tests {
     fn a_port_that_another_edge_shares_among_its_shards_is_still_taken() {
         let (_bound, addresses) = listeners(localhost()).bind(2).expect("bind");
         let error = listeners(addresses[0].1).bind(2).expect_err("taken");
-        assert!(matches!(&error, ListenError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse));
+        assert!(
+            matches!(&error, ListenError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+        );
         assert!(error.to_string().contains("choose another port"), "{error}");
     }
 

@@ -30,7 +30,7 @@ mod shared;
 use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use cluster_proto::{NodeId, limits::SUBSCRIPTIONS_PER_SESSION_MAX, link::NodeAddresses};
+use cluster_proto::{NodeId, link::NodeAddresses};
 use fabric_core::mqtt::SessionConfig;
 use tokio::{
     runtime,
@@ -75,8 +75,6 @@ pub struct Limits {
     pub bind_timeout: Duration,
     /// An edge that has not heard any control node for this long sends its terminals elsewhere.
     pub isolation_grace: Duration,
-    /// Subscriptions of one session.
-    pub subscriptions_per_session: usize,
     /// Between two rounds of `$SYS` topics; zero: never.
     pub sys_interval: Duration,
     /// Clients without credentials may read `$SYS` topics.
@@ -98,7 +96,6 @@ impl Default for Limits {
             keep_alive_s_max: 0,
             bind_timeout: Duration::from_secs(5),
             isolation_grace: Duration::from_secs(60),
-            subscriptions_per_session: SUBSCRIPTIONS_PER_SESSION_MAX,
             sys_interval: Duration::from_secs(10),
             anonymous_sys: false,
             session: SessionConfig::default(),

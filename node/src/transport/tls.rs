@@ -16,7 +16,8 @@ use rustls::{
     crypto::ring::Ticketer,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{
-        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier,
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
     },
     sign::CertifiedKey,
 };
@@ -111,7 +112,8 @@ impl Validity {
     /// Of the first certificate of a chain.
     pub fn of(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Self, CertsError> {
         let unusable = || CertsError::Pem { path: file.to_owned(), what: "certificate" };
-        let (_, certificate) = X509Certificate::from_der(chain.first().ok_or_else(unusable)?).map_err(|_| unusable())?;
+        let (_, certificate) =
+            X509Certificate::from_der(chain.first().ok_or_else(unusable)?).map_err(|_| unusable())?;
         let validity = certificate.validity();
         let (from_s, until_s) = (validity.not_before.timestamp(), validity.not_after.timestamp());
         Ok(Self { file: file.to_owned(), from_s, until_s })
@@ -181,7 +183,8 @@ impl TerminalTls {
                 resolver.names.entry(name).or_insert_with(|| Arc::clone(&certified));
             }
         }
-        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
         let builder = match &self.clients {
             None => builder.with_no_client_auth(),
             Some(clients) => builder.with_client_cert_verifier(verifier(clients)?),
@@ -248,7 +251,8 @@ impl ByName {
 /// The DNS names a certificate is for.
 fn names(file: &Path, chain: &[CertificateDer<'_>]) -> Result<Vec<String>, CertsError> {
     let unusable = || CertsError::Pem { path: file.to_owned(), what: "certificate with DNS names" };
-    let (_, certificate) = X509Certificate::from_der(chain.first().ok_or_else(unusable)?).map_err(|_| unusable())?;
+    let (_, certificate) =
+        X509Certificate::from_der(chain.first().ok_or_else(unusable)?).map_err(|_| unusable())?;
     let alternative = certificate.subject_alternative_name().map_err(|_| unusable())?.ok_or_else(unusable)?;
     let names: Vec<String> = alternative
         .value

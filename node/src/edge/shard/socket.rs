@@ -149,7 +149,7 @@ impl Link {
     }
 
     /// Says good-bye where TLS has one. Best effort: a peer that does not read does not hear it.
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
             let _ = flush_tls(tls, &self.tcp);

@@ -79,9 +79,16 @@ fn answer(request: &[u8]) -> Result<Vec<u8>, Refused> {
         return Err(Refused { status: "404 Not Found", header: "", why: "MQTT is at /mqtt" });
     }
     if parsed.method != Some("GET") {
-        return Err(Refused { status: "405 Method Not Allowed", header: "Allow: GET\r\n", why: "a WebSocket begins with GET" });
+        return Err(Refused {
+            status: "405 Method Not Allowed",
+            header: "Allow: GET\r\n",
+            why: "a WebSocket begins with GET",
+        });
     }
-    if parsed.version != Some(1) || !headers.has("upgrade", "websocket") || !headers.has("connection", "upgrade") {
+    if parsed.version != Some(1)
+        || !headers.has("upgrade", "websocket")
+        || !headers.has("connection", "upgrade")
+    {
         return Err(Refused::bad("this is not the request of a WebSocket"));
     }
     if !headers.has("sec-websocket-version", "13") {

@@ -18,7 +18,7 @@ use tungstenite::protocol::frame::{
     coding::{CloseCode, Control, Data, OpCode},
 };
 
-pub(super) use self::handshake::{Refused, Request};
+pub(super) use self::handshake::Request;
 
 /// Two bytes, a length of eight, a mask of four.
 const HEADER_LEN_MAX: usize = 14;
@@ -160,7 +160,8 @@ impl WebSocket {
     /// Acts on a control frame that is complete.
     fn finish_control(&mut self) {
         let Input::Control { left: 0, .. } = self.input else { return };
-        let Input::Control { opcode, mut mask, mut payload, .. } = std::mem::replace(&mut self.input, NO_HEADER)
+        let Input::Control { opcode, mut mask, mut payload, .. } =
+            std::mem::replace(&mut self.input, NO_HEADER)
         else {
             return;
         };
