@@ -176,12 +176,13 @@ impl TerminalTls {
             certificates.push(validity);
             Ok(certified)
         };
-        let mut resolver = ByName { default: certified(&self.default)?, names: HashMap::new() };
+        let default = certified(&self.default)?;
+        let mut resolver = ByName { default: Arc::clone(&default), names: HashMap::new() };
+        // Its own names stay its own; it may have none (an address alone).
+        resolver.add(names(&self.default.0, &default.cert).unwrap_or_default(), &default);
         for pair in &self.by_name {
             let certified = certified(pair)?;
-            for name in names(&pair.0, &certified.cert)? {
-                resolver.names.entry(name).or_insert_with(|| Arc::clone(&certified));
-            }
+            resolver.add(names(&pair.0, &certified.cert)?, &certified);
         }
         let builder =
             ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
@@ -238,6 +239,13 @@ impl ResolvesServerCert for ByName {
 }
 
 impl ByName {
+    /// Of several certificates with one name, the first is shown.
+    fn add(&mut self, names: Vec<String>, certified: &Arc<CertifiedKey>) {
+        for name in names {
+            self.names.entry(name).or_insert_with(|| Arc::clone(certified));
+        }
+    }
+
     fn find(&self, name: Option<&str>) -> &Arc<CertifiedKey> {
         let named = || {
             let name = name?.to_ascii_lowercase();

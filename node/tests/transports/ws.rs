@@ -84,7 +84,7 @@ async fn packets_may_come_in_any_number_of_frames_and_frames_in_any_number_of_pa
 async fn a_broken_rule_closes_the_connection_with_its_code() {
     let fixture = Fixture::with(Setting { packet_len_max: Some(2_048), ..Setting::default() }).await;
     block_in_place(|| {
-        let masked = |first, len| [first, 0x80 | len, 0, 0, 0, 0];
+        let masked = |first: u8, len: u8| [first, 0x80 | len, 0, 0, 0, 0];
         // [MQTT-6.0.0-1]
         assert_eq!(closed_with(&fixture, &masked(0x81, 0)), CloseCode::Unsupported);
         assert_eq!(closed_with(&fixture, &[0x82, 0]), CloseCode::Protocol, "no mask");
