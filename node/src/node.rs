@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     api,
     auth::Keyring,
-    config::{self, ClientAuth, Config, DevOptions},
+    config::{self, ClientAuth, ClientIdentity, Config, DevOptions},
     control::{ControlHandle, actor::Actor, leader::Settings, link_server},
     edge::{self, EdgeHandle, EdgeOptions, GateLimits, Kind, Limits, Listener, Listeners},
     raft::{QuicTransport, RaftServer},
@@ -273,6 +273,9 @@ fn limits(config: &Config) -> Limits {
         packet_len_max: u32::try_from(mqtt.packet_size_max.0).unwrap_or(u32::MAX),
         inflight_max: u16::try_from(mqtt.inflight_max).unwrap_or(u16::MAX),
         receive_maximum: mqtt.receive_max,
+        topic_alias_maximum: mqtt.topic_alias_max,
+        subscriptions_max: mqtt.subscriptions_per_session,
+        response_information: mqtt.response_information.clone(),
         ..SessionConfig::default()
     };
     Limits {
@@ -284,6 +287,7 @@ fn limits(config: &Config) -> Limits {
             connections_per_address: mqtt.connections_per_address,
             handshakes_max: mqtt.handshakes_max,
         },
+        certificates_let_in: mqtt.tls_client_identity == ClientIdentity::CommonName,
         publish_rate: mqtt.publish_rate,
         publish_bytes_rate: mqtt.publish_bytes_rate.0,
         keep_alive_s_max: u16::try_from(mqtt.keep_alive_max.as_secs()).unwrap_or(u16::MAX),

@@ -1,6 +1,18 @@
 //! The edge against a leader in memory, over real QUIC and TCP.
 
+#[path = "edge/exchanges.rs"]
+mod exchanges;
+#[path = "edge/limits.rs"]
+mod limits;
+#[path = "edge/retained.rs"]
+mod retained;
+#[path = "edge/sessions.rs"]
+mod sessions;
+#[path = "edge/shared.rs"]
+mod shared;
 mod support;
+#[path = "edge/sys.rs"]
+mod sys;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -119,6 +131,10 @@ impl Fixture {
     }
 
     fn token(&self, id: &str, no: u32, iat: u64) -> String {
+        self.token_to_read(id, no, iat, None)
+    }
+
+    fn token_to_read(&self, id: &str, no: u32, iat: u64, subscribe: Option<&[&str]>) -> String {
         let claims = TerminalClaims {
             aud: AUDIENCE_TERMINAL.to_owned(),
             app: "default".to_owned(),
@@ -128,7 +144,7 @@ impl Fixture {
             iat,
             exp: u64::MAX / 4_000,
             publish: None,
-            subscribe: None,
+            subscribe: subscribe.map(|filters| filters.iter().map(|f| (*f).to_owned()).collect()),
         };
         issue_terminal(&self.key, &claims).expect("token")
     }
@@ -279,6 +295,21 @@ async fn a_second_connection_takes_over_and_the_first_is_told() {
     assert_eq!(first.next().await, None);
     fixture.leader.push(&[fixture.leader.no("tv")], "for the second", true);
     assert_eq!(second.take().await, "for the second");
+    assert_eq!(fixture.leader.with(|log| log.unbound.len()), 1, "the leader had asked for it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_binds_without_asking_leaves_the_first_to_the_edge() {
+    let fixture = Fixture::new().await;
+    fixture.leader.with(|log| log.binds_at_once = true);
+    let connect = Connect { id: "tv", v5: true, ..Connect::default() };
+    let (mut first, _) = Client::connect(fixture.mqtt, &connect).await;
+    let (mut second, code) = Client::connect(fixture.mqtt, &connect).await;
+    assert_eq!(code, 0);
+    let disconnect = first.next().await.expect("DISCONNECT");
+    assert_eq!((disconnect.first, disconnect.body[0]), (0xE0, 0x8E));
+    fixture.leader.push(&[fixture.leader.no("tv")], "for the second", true);
+    assert_eq!(second.take().await, "for the second");
     assert!(fixture.leader.with(|log| log.unbinds.is_empty()), "the terminal is still bound");
 }
 
@@ -297,8 +328,8 @@ async fn an_unbind_of_the_leader_closes_and_is_answered() {
 async fn a_connection_that_ends_is_unbound() {
     let fixture = Fixture::new().await;
     drop(fixture.join("tv").await);
-    let tv = TerminalId::new("tv").expect("id");
-    fixture.leader.until("the unbind", |log| log.unbinds == [tv.clone()]).await;
+    fixture.leader.until("the unbind", |log| log.unbinds.len() == 1).await;
+    assert_eq!(fixture.leader.with(|log| log.unbinds[0].terminal.to_string()), "tv");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -349,7 +380,7 @@ async fn a_revocation_disconnects_and_keeps_out() {
         v5: true,
         user: Some("default"),
         password: Some(token),
-        persistent: false,
+        ..Connect::default()
     };
     let (mut client, code) = Client::connect(fixture.mqtt, &connect(&old)).await;
     assert_eq!(code, 0);

@@ -5,7 +5,7 @@
 //!  accept ► listener's rate, handshakes under way ► [PROXY header] ► address's rate and connections ► TLS, WebSocket, MQTT
 //!              knock: Handshake                                        enter: Place
 //! ```
-//! Whoever is turned away is counted, and told of in the log once per [`REPORT_EVERY_MS`] and reason.
+//! Whoever is turned away is counted, and told of in the log now and then.
 //!
 //! This is the one lock that shards share. It is taken twice per connection and held for a look into a table; nothing
 //! that an open connection does passes here.
@@ -19,17 +19,15 @@ use std::{
     },
 };
 
+use fabric_core::token_bucket::{Rate, TokenBucket};
 use metrics::counter;
 
-use super::{listener::Kind, metrics::TURNED_AWAY};
+use super::{listener::Kind, metrics::TURNED_AWAY, notices::Notice};
 
 /// Addresses remembered. Beyond, new ones share the rate of one address.
 const ADDRESSES_MAX: usize = 64 * 1024;
 /// A full table is searched for addresses to forget no more often than this.
 const SWEEP_EVERY_MS: u64 = 1_000;
-/// Between two log lines about the same reason.
-const REPORT_EVERY_MS: u64 = 10_000;
-
 /// Who may connect how often. In all of them 0 is "any number", except for `handshakes_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GateLimits {
@@ -109,9 +107,9 @@ pub(crate) struct Gate {
 
 #[derive(Debug, Default)]
 struct State {
-    listeners: [Option<Bucket>; Kind::COUNT],
+    listeners: [Option<TokenBucket>; Kind::COUNT],
     addresses: Addresses,
-    reports: HashMap<(Kind, Turned), Report>,
+    notices: HashMap<(Kind, Turned), Notice>,
 }
 
 /// A connection on its way through its handshakes. Dropped when they are done.
@@ -135,10 +133,12 @@ impl Gate {
         if count.fetch_add(1, Ordering::Relaxed) >= self.limits.handshakes_max {
             return Err(Turned::Handshakes);
         }
-        let rate = self.limits.connect_rate;
-        let mut state = self.state();
-        let bucket = state.listeners[listener as usize].get_or_insert(Bucket::full(rate, now_ms));
-        if bucket.take(rate, now_ms) { Ok(handshake) } else { Err(Turned::ConnectRate) }
+        let bucket = &mut self.state().listeners[listener as usize];
+        if take(bucket, rate(self.limits.connect_rate), now_ms) {
+            Ok(handshake)
+        } else {
+            Err(Turned::ConnectRate)
+        }
     }
 
     /// It comes from `address`.
@@ -157,13 +157,13 @@ impl Gate {
     /// Counts a connection that was turned away, and now and then tells of it.
     pub(crate) fn turned(&self, listener: Kind, why: Turned, peer: IpAddr, now_ms: u64) {
         counter!(TURNED_AWAY, "listener" => listener.name(), "reason" => why.name()).increment(1);
-        let report = self.state().reports.entry((listener, why)).or_default().note(now_ms);
-        let Some(count) = report else { return };
+        let notice = self.state().notices.entry((listener, why)).or_default().take(now_ms);
+        let Some(silent) = notice else { return };
         let (listener, reason) = (listener.name(), why.name());
         if why.is_limit() {
-            tracing::warn!(listener, reason, count, last = %peer, "connections turned away");
+            tracing::warn!(listener, reason, %peer, silent, "a connection is turned away");
         } else {
-            tracing::info!(listener, reason, count, last = %peer, "connections failed before CONNECT");
+            tracing::info!(listener, reason, %peer, silent, "a connection fails before CONNECT");
         }
     }
 
@@ -198,38 +198,20 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// So many per second, after a burst of as many.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    /// Thousandths.
-    level: u64,
-    at_ms: u64,
+/// So many per second, after a burst of as many. `None`: any number.
+fn rate(per_s: u32) -> Option<Rate> {
+    Rate::new(per_s.into(), per_s.into())
 }
 
-impl Bucket {
-    fn full(rate: u32, now_ms: u64) -> Self {
-        Self { level: u64::from(rate) * 1_000, at_ms: now_ms }
+/// Takes one if it may be taken now; a bucket that is used for the first time is full.
+fn take(bucket: &mut Option<TokenBucket>, rate: Option<Rate>, now_ms: u64) -> bool {
+    let Some(rate) = rate else { return true };
+    let bucket = bucket.get_or_insert(TokenBucket::full(rate, now_ms));
+    let may = bucket.wait_ms(rate, now_ms) == 0;
+    if may {
+        bucket.take(rate, now_ms, 1);
     }
-
-    /// `rate` 0: any number.
-    fn take(&mut self, rate: u32, now_ms: u64) -> bool {
-        self.fill(rate, now_ms);
-        let taken = rate == 0 || self.level >= 1_000;
-        self.level = self.level.saturating_sub(1_000);
-        taken
-    }
-
-    fn fill(&mut self, rate: u32, now_ms: u64) {
-        let passed_ms = now_ms.saturating_sub(self.at_ms);
-        let gained = passed_ms.saturating_mul(u64::from(rate));
-        self.level = self.level.saturating_add(gained).min(u64::from(rate) * 1_000);
-        self.at_ms = now_ms.max(self.at_ms);
-    }
-
-    fn is_full(&mut self, rate: u32, now_ms: u64) -> bool {
-        self.fill(rate, now_ms);
-        self.level == u64::from(rate) * 1_000
-    }
+    may
 }
 
 /// What is remembered of addresses.
@@ -237,27 +219,26 @@ impl Bucket {
 struct Addresses {
     known: HashMap<IpAddr, Known>,
     /// Shared by addresses that found no place in the table.
-    others: Option<Bucket>,
+    others: Option<TokenBucket>,
     sweep_at_ms: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
-    bucket: Bucket,
+    bucket: Option<TokenBucket>,
     connections: usize,
 }
 
 impl Addresses {
     /// Whether the connection is counted, and has to [`Addresses::leave`].
     fn enter(&mut self, network: IpAddr, limits: &GateLimits, now_ms: u64) -> Result<bool, Turned> {
-        let rate = limits.connect_rate_per_address;
+        let rate = rate(limits.connect_rate_per_address);
         if !self.known.contains_key(&network) && !self.has_room(rate, now_ms) {
-            let others = self.others.get_or_insert(Bucket::full(rate, now_ms));
-            return if others.take(rate, now_ms) { Ok(false) } else { Err(Turned::AddressRate) };
+            let may = take(&mut self.others, rate, now_ms);
+            return if may { Ok(false) } else { Err(Turned::AddressRate) };
         }
-        let bucket = Bucket::full(rate, now_ms);
-        let known = self.known.entry(network).or_insert(Known { bucket, connections: 0 });
-        if !known.bucket.take(rate, now_ms) {
+        let known = self.known.entry(network).or_default();
+        if !take(&mut known.bucket, rate, now_ms) {
             return Err(Turned::AddressRate);
         }
         if limits.connections_per_address > 0 && known.connections >= limits.connections_per_address {
@@ -274,31 +255,13 @@ impl Addresses {
     }
 
     /// A full table forgets who has no connection and may connect as often as anybody.
-    fn has_room(&mut self, rate: u32, now_ms: u64) -> bool {
+    fn has_room(&mut self, rate: Option<Rate>, now_ms: u64) -> bool {
         if self.known.len() >= ADDRESSES_MAX && now_ms >= self.sweep_at_ms {
             self.sweep_at_ms = now_ms + SWEEP_EVERY_MS;
-            self.known.retain(|_, known| known.connections > 0 || !known.bucket.is_full(rate, now_ms));
+            let is_quiet = |bucket: TokenBucket| rate.is_none_or(|rate| bucket.is_full(rate, now_ms));
+            self.known.retain(|_, known| known.connections > 0 || !known.bucket.is_none_or(is_quiet));
         }
         self.known.len() < ADDRESSES_MAX
-    }
-}
-
-/// What the log was told of one reason.
-#[derive(Debug, Default)]
-struct Report {
-    untold: u64,
-    next_ms: u64,
-}
-
-impl Report {
-    /// How many the log is to be told of now.
-    fn note(&mut self, now_ms: u64) -> Option<u64> {
-        self.untold += 1;
-        if now_ms < self.next_ms {
-            return None;
-        }
-        self.next_ms = now_ms + REPORT_EVERY_MS;
-        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -382,14 +345,5 @@ mod tests {
         assert_eq!(strangers(1), 2, "all remembered have connected just now");
         assert_eq!(strangers(SWEEP_EVERY_MS + 1), 10, "these are quiet, and forgotten");
         assert!(gate.state().addresses.known.len() <= 10);
-    }
-
-    #[test]
-    fn the_log_hears_of_a_flood_at_its_start_and_then_now_and_then() {
-        let mut report = Report::default();
-        assert_eq!(report.note(5), Some(1));
-        let told: Vec<_> = (6..1_000).filter_map(|now_ms| report.note(now_ms)).collect();
-        assert!(told.is_empty());
-        assert_eq!(report.note(REPORT_EVERY_MS + 5), Some(995));
     }
 }

@@ -21,6 +21,10 @@ pub(crate) const PUBLISHES: &str = "carillon_edge_publishes_total";
 pub(crate) const RECEIPTS: &str = "carillon_edge_receipts_total";
 /// QoS 0 messages dropped, by `reason`: `slow-reader`, `shard-full`, `hub-full`, `no-leader`.
 pub(crate) const TRANSIENT_DROPPED: &str = "carillon_edge_transient_dropped_total";
+/// Retained QoS 0 messages that could not be kept: too many wait, or the leader refuses (a quota).
+pub(crate) const RETAIN_REFUSED: &str = "carillon_edge_retain_refused_total";
+/// Times a limit was enforced, by `limit`.
+pub(crate) const LIMITED: &str = "carillon_edge_limited_total";
 /// Bytes read from terminals.
 pub(crate) const BYTES_IN: &str = "carillon_edge_received_bytes_total";
 /// Bytes written to terminals.
@@ -47,6 +51,8 @@ pub(crate) fn describe() {
     describe_counter!(PUBLISHES, "PUBLISH packets received from terminals, by QoS");
     describe_counter!(RECEIPTS, "outcomes put in the outbox");
     describe_counter!(TRANSIENT_DROPPED, "QoS 0 messages dropped, by reason");
+    describe_counter!(RETAIN_REFUSED, "retained QoS 0 messages that could not be kept");
+    describe_counter!(LIMITED, "times a limit was enforced, by limit");
     describe_counter!(BYTES_IN, "bytes read from terminals");
     describe_counter!(BYTES_OUT, "bytes written to terminals");
     describe_gauge!(LINK_LIVE, "1 while the link to the leader is live");
@@ -67,6 +73,7 @@ pub(crate) struct ShardCounters {
     pub(crate) dropped_slow: metrics::Counter,
     pub(crate) dropped_shard_full: metrics::Counter,
     pub(crate) dropped_hub_full: metrics::Counter,
+    pub(crate) retain_refused: metrics::Counter,
     pub(crate) bytes_in: metrics::Counter,
     pub(crate) bytes_out: metrics::Counter,
 }
@@ -83,6 +90,7 @@ impl ShardCounters {
             dropped_slow: counter!(TRANSIENT_DROPPED, "reason" => "slow-reader"),
             dropped_shard_full: counter!(TRANSIENT_DROPPED, "reason" => "shard-full"),
             dropped_hub_full: counter!(TRANSIENT_DROPPED, "reason" => "hub-full"),
+            retain_refused: counter!(RETAIN_REFUSED),
             bytes_in: counter!(BYTES_IN),
             bytes_out: counter!(BYTES_OUT),
         }
@@ -117,5 +125,7 @@ fn close_reason(cause: CloseCause) -> &'static str {
         CloseCause::ServerShuttingDown => "shutting-down",
         CloseCause::ServerUnavailable => "unavailable",
         CloseCause::TooSlow => "too-slow",
+        CloseCause::UseAnotherServer => "use-another-server",
+        CloseCause::ServerMoved => "server-moved",
     }
 }

@@ -11,7 +11,7 @@
 //! - [`codec`]: MQTT bytes ⇄ packets.
 //! - `messages`: what hub and shards tell each other; `shared`: the few words both look at.
 //! - `auth`: who a terminal is.
-//! - `metrics`: every metric of an edge.
+//! - `metrics`: every metric of an edge; `notices`: what is said when a limit is enforced.
 //!
 //! Decisions live in `fabric_core`: `mqtt::Session` for a terminal, `link::EdgeLink` for the link.
 
@@ -24,6 +24,7 @@ mod link;
 mod listener;
 mod messages;
 mod metrics;
+mod notices;
 mod shard;
 mod shared;
 
@@ -65,6 +66,8 @@ pub struct Limits {
     pub connections_per_app: usize,
     /// Who may connect how often.
     pub gate: GateLimits,
+    /// A verified client certificate lets somebody in, as the terminal of its common name.
+    pub certificates_let_in: bool,
     /// PUBLISH packets per second of one connection; 0: any number.
     pub publish_rate: u32,
     /// Bytes of PUBLISH packets per second of one connection; 0: any number.
@@ -91,6 +94,7 @@ impl Default for Limits {
             connections_max: 1_000_000,
             connections_per_app: 0,
             gate: GateLimits::default(),
+            certificates_let_in: false,
             publish_rate: 0,
             publish_bytes_rate: 0,
             keep_alive_s_max: 0,
