@@ -45,6 +45,11 @@ impl TokenBucket {
         }
     }
 
+    /// Whether it is as one that nothing was ever taken from.
+    pub fn is_full(&self, rate: Rate, now_ms: u64) -> bool {
+        self.level(rate, now_ms) == milli(rate.burst)
+    }
+
     fn level(&self, rate: Rate, now_ms: u64) -> i64 {
         let gained = now_ms.saturating_sub(self.at_ms).saturating_mul(rate.per_s);
         let gained = i64::try_from(gained).unwrap_or(i64::MAX);

@@ -18,8 +18,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use carillon::{
     auth::{Keyring, generate_key, issue_terminal, public_key},
-    edge::{self, EdgeHandle, EdgeOptions, Limits, Listeners},
-    transport::{Endpoint, certs::Certificates},
+    edge::{self, EdgeHandle, EdgeOptions, Kind, Limits, Listener, Listeners},
+    transport::{
+        Endpoint,
+        certs::{CertificatePaths, Certificates},
+        tls::{TerminalTls, TlsSlot},
+    },
 };
 use cluster_proto::{
     AppId, NodeId, Outcome, TerminalId,
@@ -70,14 +74,20 @@ impl Fixture {
         let key = generate_key(&mut StdRng::seed_from_u64(1)).expect("key");
         let certificates = |node| Certificates::ephemeral(dir.path(), NodeId(node)).expect("certificates");
         let server = certificates(2);
-        let tls = Some((localhost(), Arc::new(server.server_config().expect("TLS"))));
+        let paths = CertificatePaths::in_dir(dir.path(), "node-2");
+        let tls = TerminalTls { default: (paths.cert, paths.key), by_name: Vec::new(), clients: None };
+        let tls = TlsSlot::new("mqtt", move || tls.load()).expect("TLS");
+        let listener = |kind| Listener { kind, address: localhost(), proxy_protocol: false };
         let leader = FakeLeader::start(&certificates(1), vec![public_key(&key)]).await;
         let endpoint = Endpoint::bind(localhost(), &server, &[]).expect("bind");
         let seed = if setting.with_leader { leader.address.to_string() } else { "127.0.0.1:9".to_owned() };
         let options = EdgeOptions {
             node: NodeId(2),
             addresses: NodeAddresses::default(),
-            listeners: Listeners { mqtt: localhost(), tls },
+            listeners: Listeners {
+                listeners: vec![listener(Kind::Tcp), listener(Kind::Tls)],
+                tls: Some(tls),
+            },
             control_seeds: vec![seed],
             shards: setting.shards,
             anonymous: setting.anonymous,
@@ -87,7 +97,14 @@ impl Fixture {
         if setting.with_leader {
             edge.ready().wait_for(|ready| *ready).await.expect("ready");
         }
-        Self { mqtt: edge.mqtt_addr(), ca: server.ca_pem.clone(), leader, edge, key, _dir: dir }
+        Self {
+            mqtt: edge.address(Kind::Tcp).expect("MQTT"),
+            ca: server.ca_pem.clone(),
+            leader,
+            edge,
+            key,
+            _dir: dir,
+        }
     }
 
     async fn join(&self, id: &str) -> Client {
@@ -419,7 +436,7 @@ async fn an_edge_that_reaches_no_control_node_sends_its_terminals_elsewhere_and_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn terminals_connect_over_tls_and_pushes_reach_them() {
     let fixture = Fixture::new().await;
-    let address = fixture.edge.tls_addr().expect("a TLS listener");
+    let address = fixture.edge.address(Kind::Tls).expect("a TLS listener");
     let mut client = Client::connect_tls(address, &fixture.ca, "tv").await;
     let large = "x".repeat(200_000);
     for i in 0..20 {

@@ -7,6 +7,8 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 pub(crate) const CONNECTIONS: &str = "carillon_edge_connections";
 /// Terminals bound: CONNACK was sent.
 pub(crate) const CONNECTS: &str = "carillon_edge_connects_total";
+/// Connections closed before CONNECT, by `listener` and `reason`.
+pub(crate) const TURNED_AWAY: &str = "carillon_edge_turned_away_total";
 /// CONNECTs refused, by `reason`.
 pub(crate) const REFUSED: &str = "carillon_edge_connects_refused_total";
 /// Connections ended, by `reason`.
@@ -42,6 +44,7 @@ pub(crate) const CACHE_BYTES: &str = "carillon_edge_payload_cache_bytes";
 pub(crate) fn describe() {
     describe_gauge!(CONNECTIONS, "MQTT connections open");
     describe_counter!(CONNECTS, "CONNECTs accepted");
+    describe_counter!(TURNED_AWAY, "connections closed before CONNECT, by listener and reason");
     describe_counter!(REFUSED, "CONNECTs refused, by reason");
     describe_counter!(CLOSED, "MQTT connections ended, by reason");
     describe_counter!(DELIVERIES, "PUBLISH packets written to terminals, by QoS");

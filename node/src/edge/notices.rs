@@ -25,8 +25,9 @@ pub(crate) enum Limit {
 #[derive(Debug, Default)]
 pub(crate) struct Notices([Notice; 4]);
 
+/// One limit's log lines.
 #[derive(Debug, Default)]
-struct Notice {
+pub(crate) struct Notice {
     next_ms: u64,
     silent: u64,
 }
@@ -68,7 +69,7 @@ impl Notices {
 
 impl Notice {
     /// Whether to write a line, and for how many it stands besides.
-    fn take(&mut self, now_ms: u64) -> Option<u64> {
+    pub(crate) fn take(&mut self, now_ms: u64) -> Option<u64> {
         if now_ms < self.next_ms {
             self.silent += 1;
             return None;

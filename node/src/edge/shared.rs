@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use cluster_proto::{AppId, NodeId, link::Stats};
 use fabric_core::mqtt::SessionConfig;
 
-use super::Limits;
+use super::{Limits, gate::Gate};
 use crate::auth::Keyring;
 
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub(crate) struct EdgeShared {
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) session_config: Arc<SessionConfig>,
     pub(crate) limits: Limits,
+    pub(crate) gate: Arc<Gate>,
     lease_until_ms: AtomicU64,
     forward_transient: AtomicBool,
     draining: AtomicBool,
@@ -96,6 +97,7 @@ impl EdgeShared {
             anonymous,
             keyring,
             session_config: Arc::new(session_config),
+            gate: Gate::new(limits.gate),
             limits,
             lease_until_ms: AtomicU64::new(0),
             forward_transient: AtomicBool::new(false),
@@ -181,6 +183,11 @@ impl EdgeShared {
             self.leave();
         }
         room
+    }
+
+    /// Whether a connection could take a place now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.connections() < self.limits.connections_max && !self.is_draining()
     }
 
     pub(crate) fn leave(&self) {

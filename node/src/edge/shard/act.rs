@@ -125,7 +125,11 @@ impl Shard {
         if self.shared.is_draining() {
             return self.send_away(slot);
         }
-        let result = self.authenticator.authenticate(&self.shared, credentials, self.now_ms, clock::wall_s());
+        let certified =
+            self.connections.get(slot as usize).and_then(|connection| connection.socket.client_name());
+        let certified = certified.filter(|_| self.shared.limits.certificates_let_in);
+        let (now_ms, wall_s) = (self.now_ms, clock::wall_s());
+        let result = self.authenticator.authenticate(&self.shared, credentials, certified, now_ms, wall_s);
         self.with_session(slot, |session, at, out| session.handle_authenticated(at, result, out));
     }
 

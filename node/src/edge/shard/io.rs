@@ -100,7 +100,8 @@ impl Shard {
             }
             Ok(None) => false,
             Err(malformed) => {
-                tracing::debug!(reason = %malformed.reason, "malformed packet: {malformed}");
+                let peer = connection.socket.peer();
+                tracing::debug!(%peer, reason = %malformed.reason, "malformed packet: {malformed}");
                 self.with_session(slot, |session, _, out| session.handle_malformed(malformed, out));
                 false
             }

@@ -10,6 +10,8 @@
 //! - [`inbox`]: what the hub and other shards say.
 //! - [`meter`]: how fast terminals may publish.
 //! - [`run`]: the thread and its tasks.
+//! - [`opening`]: from TCP to the first byte of MQTT: [`proxy`], TLS, [`websocket`].
+//! - [`socket`]: what MQTT is spoken over.
 
 mod act;
 mod connection;
@@ -18,9 +20,12 @@ mod inbox;
 mod index;
 mod io;
 mod meter;
+mod opening;
 mod out_buffer;
+mod proxy;
 mod run;
 mod socket;
+mod websocket;
 mod wheel;
 
 use std::{collections::HashMap, rc::Rc, sync::Arc};
@@ -150,8 +155,9 @@ impl Shard {
         }
     }
 
-    /// Takes a new connection in; its slot and id are what its task serves. `None`: the edge is full.
-    fn insert(&mut self, socket: Socket) -> Option<(u32, u64)> {
+    /// Takes in a connection that was accepted at `since_ms`; its slot and id are what its task serves. `None`: the edge
+    /// is full.
+    fn insert(&mut self, socket: Socket, since_ms: u64) -> Option<(u32, u64)> {
         if self.shared.is_draining() || !self.shared.enter() {
             return None;
         }
@@ -159,7 +165,7 @@ impl Shard {
         self.next_connection += 1;
         // Unique over all shards: each counts in its own residue class.
         let id = self.next_connection * (u64::from(u16::MAX) + 1) + u64::from(self.index);
-        let session = Session::new(Arc::clone(&self.shared.session_config), self.now_ms, rand::random());
+        let session = Session::new(Arc::clone(&self.shared.session_config), since_ms, rand::random());
         let slot = self.connections.insert(Connection {
             id,
             socket,
