@@ -302,7 +302,8 @@ mod tests {
     #[test]
     fn the_highest_granted_qos_of_those_that_match_counts() {
         use Qos::{AtLeastOnce, AtMostOnce, ExactlyOnce};
-        let subscriptions = holding(&[("a/#", AtLeastOnce, 1), ("a/+", ExactlyOnce, 2), ("b", AtMostOnce, 3)]);
+        let subscriptions =
+            holding(&[("a/#", AtLeastOnce, 1), ("a/+", ExactlyOnce, 2), ("b", AtMostOnce, 3)]);
         assert_eq!(subscriptions.effective_qos(&message("a/b"), None, false, None), ExactlyOnce);
         assert_eq!(subscriptions.effective_qos(&message("a/b/c"), None, false, None), AtLeastOnce);
         assert_eq!(subscriptions.effective_qos(&message("a/b"), None, true, None), AtMostOnce);
@@ -317,6 +318,10 @@ mod tests {
         assert_eq!(identifiers(&mut subscriptions, "a/b/c", 100), [1], "only the first can be meant");
         assert_eq!(identifiers(&mut subscriptions, "a/b", 101), [2], "and this is not the first");
         assert_eq!(identifiers(&mut subscriptions, "a/b", 100), [1]);
-        assert_eq!(identifiers(&mut subscriptions, "a/b", 102), [1], "what was learned was wrong: begin again");
+        assert_eq!(
+            identifiers(&mut subscriptions, "a/b", 102),
+            [1],
+            "what was learned was wrong: begin again"
+        );
     }
 }

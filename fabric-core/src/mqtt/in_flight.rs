@@ -81,13 +81,7 @@ impl Window {
     }
 
     /// Gives a packet id; there must be room.
-    pub(super) fn claim(
-        &mut self,
-        push: PushId,
-        group: Option<TerminalNo>,
-        qos: Qos,
-        phase: Phase,
-    ) -> u16 {
+    pub(super) fn claim(&mut self, push: PushId, group: Option<TerminalNo>, qos: Qos, phase: Phase) -> u16 {
         debug_assert!(self.room() > 0);
         let packet_id = self.free_packet_id();
         self.last_packet_id = packet_id;

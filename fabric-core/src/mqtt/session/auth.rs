@@ -82,9 +82,10 @@ impl<M: MessageHandle> Live<M> {
 impl Context {
     /// The fresh credential takes the place of the old one; it has to be of the same terminal.
     fn renew(&mut self, at: Moment, grant: Grant) -> Result<(), CloseCause> {
-        let same = self.grant.as_ref().is_some_and(|old| {
-            (old.app, &old.terminal, old.no) == (grant.app, &grant.terminal, grant.no)
-        });
+        let same = self
+            .grant
+            .as_ref()
+            .is_some_and(|old| (old.app, &old.terminal, old.no) == (grant.app, &grant.terminal, grant.no));
         if !same {
             return Err(CloseCause::Peer(Reason::NOT_AUTHORIZED));
         }

@@ -53,12 +53,7 @@ impl<M: MessageHandle> Session<M> {
         }
     }
 
-    fn open(
-        &self,
-        at: Moment,
-        mut connect: Connect,
-        random: u128,
-    ) -> Result<(Opening, Credentials), Reason> {
+    fn open(&self, at: Moment, mut connect: Connect, random: u128) -> Result<(Opening, Credentials), Reason> {
         let password = auth::credential(&mut connect)?;
         connect.will.as_deref().map_or(Ok(()), will::check)?;
         let client_id = client_id(&connect)?;
@@ -177,7 +172,9 @@ impl<M: MessageHandle> Session<M> {
 /// `None`: the edge gives an id.
 fn client_id(connect: &Connect) -> Result<Option<TerminalId>, Reason> {
     if !connect.client_id.is_empty() {
-        return TerminalId::new(connect.client_id.as_str()).map(Some).map_err(|_| Reason::CLIENT_ID_NOT_VALID);
+        return TerminalId::new(connect.client_id.as_str())
+            .map(Some)
+            .map_err(|_| Reason::CLIENT_ID_NOT_VALID);
     }
     match connect.version {
         ProtocolVersion::V5 => Ok(None),
@@ -194,4 +191,3 @@ fn session_expiry_asked(connect: &Connect, cx: &Context) -> u32 {
         _ => cx.config.session_expiry_s_max,
     }
 }
-

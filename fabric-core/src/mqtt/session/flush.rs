@@ -110,17 +110,15 @@ impl<M: MessageHandle> Live<M> {
     }
 
     /// Writes one delivery; says how many bytes it took.
-    fn write(
-        &mut self,
-        cx: &Context,
-        at: Moment,
-        waiting: Waiting<M>,
-        out: &mut Vec<Action<M>>,
-    ) -> usize {
+    fn write(&mut self, cx: &Context, at: Moment, waiting: Waiting<M>, out: &mut Vec<Action<M>>) -> usize {
         let Waiting { queued, qos, packet_id, origin } = waiting;
-        let Queued { push, message: Some(message), dup, expires_at_ms, shared, .. } = queued else { return 0 };
+        let Queued { push, message: Some(message), dup, expires_at_ms, shared, .. } = queued else {
+            return 0;
+        };
         let view = match origin {
-            Origin::Retained(identifier) => View { identifiers: identifier.into_iter().collect(), retain: true },
+            Origin::Retained(identifier) => {
+                View { identifiers: identifier.into_iter().collect(), retain: true }
+            }
             _ => self.subscriptions.view_of_push(message.message(), self.no, shared),
         };
         let group = shared.map(|shared| shared.group);

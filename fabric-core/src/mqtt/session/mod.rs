@@ -427,7 +427,8 @@ impl Context {
         // Fixed header, reason and length of the properties: below 6 bytes.
         let len = 6 + farewell.reference.map_or(0, |reference| 3 + reference.len());
         let reason_string = self.reason_string(farewell.text, len, packet_len_max);
-        let server_reference = farewell.reference.filter(|_| len <= packet_len_max as usize).map(str::to_owned);
+        let server_reference =
+            farewell.reference.filter(|_| len <= packet_len_max as usize).map(str::to_owned);
         let session_expiry_s = None;
         let disconnect = Disconnect { reason, session_expiry_s, reason_string, server_reference };
         Action::Send(Packet::Disconnect(Box::new(disconnect)))

@@ -60,12 +60,7 @@ impl<M: MessageHandle> Live<M> {
     }
 
     /// A PUBLISH with a packet id that is free.
-    fn take(
-        &mut self,
-        cx: &Context,
-        publish: Publish,
-        out: &mut Vec<Action<M>>,
-    ) -> Result<(), CloseCause> {
+    fn take(&mut self, cx: &Context, publish: Publish, out: &mut Vec<Action<M>>) -> Result<(), CloseCause> {
         if cx.version.is_v5() && self.inbound.open() >= usize::from(cx.config.receive_maximum) {
             // [MQTT-3.3.4-9].
             return Err(CloseCause::Peer(Reason::RECEIVE_MAXIMUM_EXCEEDED));
@@ -108,11 +103,7 @@ impl<M: MessageHandle> Live<M> {
         }
     }
 
-    pub(super) fn handle_pubrel(
-        &mut self,
-        ack: Ack,
-        out: &mut Vec<Action<M>>,
-    ) -> Result<(), CloseCause> {
+    pub(super) fn handle_pubrel(&mut self, ack: Ack, out: &mut Vec<Action<M>>) -> Result<(), CloseCause> {
         let packet_id = ack.packet_id;
         match self.inbound.seen(packet_id, Qos::ExactlyOnce) {
             // PUBREL answers PUBREC, and there was none.
