@@ -7,6 +7,7 @@ mod auth;
 mod connect;
 mod deliver;
 mod disconnect;
+mod exactly_once;
 mod publish;
 mod qos2_in;
 mod qos2_out;
