@@ -9,7 +9,7 @@ use super::{
 };
 use crate::mqtt::{
     action::{Action, MessageHandle, Moment, Queued},
-    deliveries::{Feed, Origin},
+    deliveries::{Feed, Origin, RETAINED},
     in_flight::Phase,
 };
 
@@ -68,6 +68,9 @@ impl<M: MessageHandle> Session<M> {
         out: &mut Vec<Action<M>>,
     ) {
         let Some((cx, live)) = self.live_mut() else { return };
+        if push == RETAINED {
+            return; // no push has this id
+        }
         live.withdraw(push, group, out);
         // It may have held up what was queued behind it.
         live.flush(cx, at, out);
