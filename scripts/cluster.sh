@@ -92,7 +92,9 @@ mqtt() { echo "$host:$(port "$1" 0)"; }
 api()  { echo "$host:$(port "$1" 1)"; }
 http() { echo "$host:$(port "$1" 2)"; }
 link() { echo "$host:$(port "$1" 3)"; }
-mqtt_tls() { echo "$host:$(port "$1" 4)"; }
+mqtts() { echo "$host:$(port "$1" 4)"; }
+ws()   { echo "$host:$(port "$1" 5)"; }
+wss()  { echo "$host:$(port "$1" 6)"; }
 
 all_nodes() { seq 1 $((control + edges)); }
 api_list() { local id list=''; for id in $(all_nodes); do list+="${list:+,}$(api "$id")"; done; echo "$list"; }
@@ -127,7 +129,9 @@ address = "$(http "$id")"
 
 [mqtt]
 address = "$(mqtt "$id")"
-tls_address = "$(mqtt_tls "$id")"
+tls_address = "$(mqtts "$id")"
+ws_address = "$(ws "$id")"
+wss_address = "$(wss "$id")"
 tls_cert = "$node/certs/node.pem"
 tls_key = "$node/certs/node.key"
 anonymous = $anonymous
@@ -205,8 +209,8 @@ found_cluster() {
 node_json() {
   local id=$1 roles='["edge"]'
   if is_control "$id"; then roles='["control","edge"]'; fi
-  printf '  {"id": %s, "pid": %s, "roles": %s, "mqtt": "%s", "api": "%s", "http": "%s", "link": "%s", "data_dir": "%s", "log": "%s"}' \
-    "$id" "${pids[$id]}" "$roles" "$(mqtt "$id")" "$(api "$id")" "$(http "$id")" "$(link "$id")" "$dir/node-$id/data" "$dir/node-$id/log"
+  printf '  {"id": %s, "pid": %s, "roles": %s, "mqtt": "%s", "mqtts": "%s", "ws": "%s", "wss": "%s", "api": "%s", "http": "%s", "link": "%s", "data_dir": "%s", "log": "%s"}' \
+    "$id" "${pids[$id]}" "$roles" "$(mqtt "$id")" "$(mqtts "$id")" "$(ws "$id")" "$(wss "$id")" "$(api "$id")" "$(http "$id")" "$(link "$id")" "$dir/node-$id/data" "$dir/node-$id/log"
 }
 
 write_json() {
@@ -256,7 +260,7 @@ describe() {
   local id
   say "The cluster of $dir is ready:"
   for id in $(all_nodes); do
-    say "  node $id ($(is_control "$id" && echo 'control, edge' || echo 'edge'))  mqtt $(mqtt "$id")  mqtt+tls $(mqtt_tls "$id")  api $(api "$id")  http $(http "$id")  pid ${pids[$id]}"
+    say "  node $id ($(is_control "$id" && echo 'control, edge' || echo 'edge'))  mqtt $(mqtt "$id")  mqtts $(mqtts "$id")  ws $(ws "$id")  wss $(wss "$id")  api $(api "$id")  http $(http "$id")  pid ${pids[$id]}"
   done
   cat <<TEXT
 

@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
 # Prepares a machine to build and try Carillon: system packages, and RocksDB compiled once for all later builds.
 # Safe to run again: when nothing is missing it says so and ends in well under a second.
+#
+#   scripts/setup.sh [--quiet] [--interop]
+#
+# --quiet: no word when there is nothing to do. --interop: also MQTT clients of other vendors, for interoperability tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cache=${CARILLON_CACHE:-$HOME/.cache/carillon}
-quiet=${1:-}   # --quiet: no word when there is nothing to do
+quiet=false interop=false
+for argument in "$@"; do
+  case $argument in
+    --quiet) quiet=true ;;
+    --interop) interop=true ;;
+    *) printf 'setup: unknown option %s (there are --quiet and --interop)\n' "$argument" >&2; exit 2 ;;
+  esac
+done
 
 say()  { printf '%s\n' "setup: $*"; }
 fail() { printf '%s\n' "setup: $*" >&2; exit 1; }
@@ -125,6 +136,48 @@ ensure_rocksdb() {
   exec 9>&-
 }
 
+# ---- clients of other vendors ------------------------------------------------------------------------------------
+
+# One line each, and exactly these: what a run shows must not depend on the day of the installation.
+python_clients=(paho-mqtt==2.1.0 gmqtt==0.7.0)
+node_clients=(mqtt@5.14.1)
+
+# have_stamp FILE WANTED: whether FILE says that exactly WANTED was installed; the stamp is written last.
+have_stamp() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
+
+install_python_clients() {
+  local dir=$1
+  have_stamp "$dir/.installed" "${python_clients[*]}" && return
+  command -v python3 >/dev/null || fail "--interop needs python3 (with its venv module)"
+  say "installing ${python_clients[*]} into $dir"
+  rm -rf "$dir"
+  python3 -m venv "$dir" || fail "python3 cannot make a venv in $dir: on Debian, install python3-venv"
+  "$dir/bin/pip" install --quiet --disable-pip-version-check "${python_clients[@]}" \
+    || fail "pip could not install ${python_clients[*]}: is there a network?"
+  printf '%s' "${python_clients[*]}" > "$dir/.installed"
+}
+
+install_node_clients() {
+  local dir=$1
+  have_stamp "$dir/.installed" "${node_clients[*]}" && return
+  command -v node >/dev/null && command -v npm >/dev/null || fail "--interop needs node and npm (Node.js 18 or newer)"
+  say "installing ${node_clients[*]} into $dir"
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  npm install --prefix "$dir" --silent --no-audit --no-fund --no-update-notifier "${node_clients[@]}" \
+    || fail "npm could not install ${node_clients[*]}: is there a network?"
+  printf '%s' "${node_clients[*]}" > "$dir/.installed"
+}
+
+ensure_interop() {
+  mkdir -p "$cache/interop"
+  exec 9>"$cache/interop.lock"
+  flock 9
+  install_python_clients "$cache/interop/venv"
+  install_node_clients "$cache/interop/node"
+  exec 9>&-
+}
+
 # ---- main --------------------------------------------------------------------------------------------------------
 
 [ "$(uname -s)" = Linux ] || fail "Carillon is built and tried on Linux only; this is $(uname -s)"
@@ -135,4 +188,5 @@ if [ "${#wanted[@]}" -gt 0 ]; then install_packages "${wanted[@]}"; fi
 mapfile -t wanted < <(missing_packages)
 [ "${#wanted[@]}" -eq 0 ] || fail "still missing after the installation: ${wanted[*]}"
 ensure_rocksdb
-[ "$quiet" = --quiet ] || say "everything is there (packages; RocksDB $(locked rocksdb) in $cache)"
+if $interop; then ensure_interop; fi
+$quiet || say "everything is there (packages; RocksDB $(locked rocksdb) in $cache)"

@@ -261,6 +261,24 @@ pub struct Stats {
     pub sessions: u64,
     /// Retained messages kept; the leader fills it in for the cluster.
     pub retained: u64,
+    /// Connections that got CONNACK.
+    pub connects: u64,
+}
+
+impl std::ops::AddAssign for Stats {
+    /// Sums what edges count; `sessions` and `retained` are the leader's.
+    fn add_assign(&mut self, other: Self) {
+        self.connected += other.connected;
+        self.subscriptions += other.subscriptions;
+        self.packets_received += other.packets_received;
+        self.packets_sent += other.packets_sent;
+        self.publishes_received += other.publishes_received;
+        self.publishes_sent += other.publishes_sent;
+        self.publishes_dropped += other.publishes_dropped;
+        self.bytes_received += other.bytes_received;
+        self.bytes_sent += other.bytes_sent;
+        self.connects += other.connects;
+    }
 }
 
 /// A push that a member of a shared subscription group holds and has not answered.
@@ -588,10 +606,6 @@ pub enum RefuseReason {
 
 /// Leader to edge: what to hand to terminals. The order on this stream is the dispatch order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every frame is the large variant: a box would cost an allocation per push and edge"
-)]
 pub enum Deliver {
     /// A push, to terminals of this edge that are live. A terminal that is not live here (any more) is skipped:
     /// it will find the push in what it is owed.

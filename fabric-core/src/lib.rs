@@ -3,6 +3,8 @@
 //! - [`mqtt`]: MQTT packets as our own types, and the session machine of one terminal.
 //! - [`subscriptions`]: topics, filters, and the tree that finds the filters matching a topic.
 //! - [`link`]: the machines at both ends of the link between an edge and the leader.
+//! - [`sys`]: what `$SYS` topics show.
+//! - [`token_bucket`]: rate limits.
 //!
 //! This crate knows nothing of sockets, clocks, randomness, threads, async, openraft or RocksDB.
 //!
@@ -18,3 +20,5 @@
 pub mod link;
 pub mod mqtt;
 pub mod subscriptions;
+pub mod sys;
+pub mod token_bucket;

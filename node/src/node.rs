@@ -21,15 +21,16 @@ use tokio::{
 use crate::{
     api,
     auth::Keyring,
-    config::{self, Config, DevOptions},
+    config::{self, ClientAuth, ClientIdentity, Config, DevOptions},
     control::{ControlHandle, actor::Actor, leader::Settings, link_server},
-    edge::{self, EdgeHandle, EdgeOptions, Limits, Listeners},
+    edge::{self, EdgeHandle, EdgeOptions, GateLimits, Kind, Limits, Listener, Listeners},
     raft::{QuicTransport, RaftServer},
     telemetry::{self, Condition, Health, http::Pages},
     transport::{
         Certificates, Endpoint, Roles,
-        certs::{self, CertificatePaths},
+        certs::CertificatePaths,
         quic::Alpn,
+        tls::{Clients, TerminalTls, TlsSlot},
     },
 };
 
@@ -106,12 +107,17 @@ impl Node {
         if let Some(handle) = &handle {
             background.push(tokio::spawn(watch_leader(handle.group().leadership(), health.clone())));
         }
-        let api =
-            api::Server::start(&config, &certificates, mode, api_keyring, health.clone(), handle).await?;
+        let api = api::Server::start(&config, mode, api_keyring, health.clone(), handle).await?;
+        let mut tls: Vec<_> = api.tls().cloned().into_iter().collect();
         let edge = match roles.edge {
-            true => Some(start_edge(&config, &certificates, &endpoint, &health, &mut background).await?),
+            true => {
+                let mqtt = mqtt_tls(&config)?;
+                tls.extend(mqtt.clone());
+                Some(start_edge(&config, mqtt, &endpoint, &health, &mut background).await?)
+            }
             false => None,
         };
+        background.push(tokio::spawn(reload_on_hangup(tls)));
         health.met(Condition::Serving);
         Ok(Self { config, health, endpoint, network, control, edge, api, background })
     }
@@ -199,6 +205,25 @@ impl Control {
     }
 }
 
+/// SIGHUP: certificates are read again. Those in use stay where the new ones cannot be used. Without certificates the
+/// signal does nothing: it must not end the node.
+async fn reload_on_hangup(slots: Vec<Arc<TlsSlot>>) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return tracing::error!("certificates will not be read again: {error}"),
+    };
+    while hangup.recv().await.is_some() {
+        for slot in &slots {
+            match slot.reload() {
+                Ok(()) => tracing::info!(listener = slot.listener(), "certificates read again"),
+                Err(error) => {
+                    tracing::error!(listener = slot.listener(), "the certificates in use stay: {error:#}");
+                }
+            }
+        }
+    }
+}
+
 /// Every QUIC connection of another node, by what it wants to speak. Ends with the endpoint.
 async fn accept_connections(endpoint: Endpoint, raft: RaftServer, handle: ControlHandle) {
     while let Some(connection) = endpoint.accept().await {
@@ -214,15 +239,11 @@ async fn accept_connections(endpoint: Endpoint, raft: RaftServer, handle: Contro
 
 async fn start_edge(
     config: &Config,
-    certificates: &Certificates,
+    tls: Option<Arc<TlsSlot>>,
     endpoint: &Endpoint,
     health: &Health,
     background: &mut Vec<JoinHandle<()>>,
 ) -> anyhow::Result<EdgeHandle> {
-    let tls = match config.mqtt.tls_address {
-        Some(address) => Some((address, Arc::new(mqtt_tls(config, certificates)?))),
-        None => None,
-    };
     let advertised = config.advertised();
     let mut control_seeds = config.cluster.seeds.clone();
     if config.node.roles.control {
@@ -231,7 +252,7 @@ async fn start_edge(
     let options = EdgeOptions {
         node: config.node_id(),
         addresses: advertised,
-        listeners: Listeners { mqtt: config.mqtt.address.context("mqtt.address is empty")?, tls },
+        listeners: listeners(config, tls),
         control_seeds,
         shards: config.mqtt.shards,
         anonymous: config.mqtt.anonymous,
@@ -251,17 +272,63 @@ fn limits(config: &Config) -> Limits {
         session_expiry_s_max: u32::try_from(mqtt.session_expiry_max.as_secs()).unwrap_or(u32::MAX),
         packet_len_max: u32::try_from(mqtt.packet_size_max.0).unwrap_or(u32::MAX),
         inflight_max: u16::try_from(mqtt.inflight_max).unwrap_or(u16::MAX),
+        receive_maximum: mqtt.receive_max,
+        topic_alias_maximum: mqtt.topic_alias_max,
+        subscriptions_max: mqtt.subscriptions_per_session,
+        response_information: mqtt.response_information.clone(),
         ..SessionConfig::default()
     };
-    Limits { connections_max: mqtt.connections_max, session, ..Limits::default() }
+    Limits {
+        connections_max: mqtt.connections_max,
+        connections_per_app: mqtt.connections_per_app,
+        gate: GateLimits {
+            connect_rate: mqtt.connect_rate,
+            connect_rate_per_address: mqtt.connect_rate_per_address,
+            connections_per_address: mqtt.connections_per_address,
+            handshakes_max: mqtt.handshakes_max,
+        },
+        certificates_let_in: mqtt.tls_client_identity == ClientIdentity::CommonName,
+        publish_rate: mqtt.publish_rate,
+        publish_bytes_rate: mqtt.publish_bytes_rate.0,
+        keep_alive_s_max: u16::try_from(mqtt.keep_alive_max.as_secs()).unwrap_or(u16::MAX),
+        sys_interval: mqtt.sys_interval,
+        anonymous_sys: mqtt.anonymous_sys,
+        session,
+        ..Limits::default()
+    }
 }
 
-/// What terminals see on the TLS listener: their own certificate, or else the node's.
-fn mqtt_tls(config: &Config, certificates: &Certificates) -> anyhow::Result<rustls::ServerConfig> {
-    match (&config.mqtt.tls_cert, &config.mqtt.tls_key) {
-        (Some(cert), Some(key)) => Ok(certs::server_config(cert, key)?),
-        _ => Ok(certificates.server_config()?),
+/// Where terminals connect, as the config says.
+fn listeners(config: &Config, tls: Option<Arc<TlsSlot>>) -> Listeners {
+    let (mqtt, proxy) = (&config.mqtt, config.mqtt.proxy_protocol);
+    let all = [
+        (Kind::Tcp, mqtt.address, proxy.tcp),
+        (Kind::Tls, mqtt.tls_address, proxy.tls),
+        (Kind::Ws, mqtt.ws_address, proxy.ws),
+        (Kind::Wss, mqtt.wss_address, proxy.wss),
+    ];
+    let on = |(kind, address, proxy_protocol)| Some(Listener { kind, address: address?, proxy_protocol });
+    Listeners { listeners: all.into_iter().filter_map(on).collect(), tls }
+}
+
+/// What terminals see on the listeners with TLS: certificates of their own, or else the node's.
+fn mqtt_tls(config: &Config) -> anyhow::Result<Option<Arc<TlsSlot>>> {
+    let mqtt = &config.mqtt;
+    if !mqtt.has_tls() {
+        return Ok(None);
     }
+    let own = mqtt.tls_cert.clone().zip(mqtt.tls_key.clone());
+    let default = own.or_else(|| config.tls.cert.clone().zip(config.tls.key.clone()));
+    let clients = mqtt.tls_client_ca.clone().map(|ca| {
+        let required = mqtt.tls_client_auth == ClientAuth::Required;
+        Clients { ca, required }
+    });
+    let tls = TerminalTls {
+        default: default.context("MQTT over TLS needs mqtt.tls_cert or tls.cert")?,
+        by_name: mqtt.tls_certs_by_name.iter().map(|pair| (pair.cert.clone(), pair.key.clone())).collect(),
+        clients,
+    };
+    Ok(Some(TlsSlot::new("mqtt", move || tls.load())?))
 }
 
 async fn watch_leader(mut leadership: watch::Receiver<Leadership>, health: Health) {

@@ -1,13 +1,29 @@
 //! The edge against a leader in memory, over real QUIC and TCP.
 
+#[path = "edge/exchanges.rs"]
+mod exchanges;
+#[path = "edge/limits.rs"]
+mod limits;
+#[path = "edge/retained.rs"]
+mod retained;
+#[path = "edge/sessions.rs"]
+mod sessions;
+#[path = "edge/shared.rs"]
+mod shared;
 mod support;
+#[path = "edge/sys.rs"]
+mod sys;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use carillon::{
     auth::{Keyring, generate_key, issue_terminal, public_key},
-    edge::{self, EdgeHandle, EdgeOptions, Limits, Listeners},
-    transport::{Endpoint, certs::Certificates},
+    edge::{self, EdgeHandle, EdgeOptions, Kind, Limits, Listener, Listeners},
+    transport::{
+        Endpoint,
+        certs::{CertificatePaths, Certificates},
+        tls::{TerminalTls, TlsSlot},
+    },
 };
 use cluster_proto::{
     AppId, NodeId, Outcome, TerminalId,
@@ -58,14 +74,20 @@ impl Fixture {
         let key = generate_key(&mut StdRng::seed_from_u64(1)).expect("key");
         let certificates = |node| Certificates::ephemeral(dir.path(), NodeId(node)).expect("certificates");
         let server = certificates(2);
-        let tls = Some((localhost(), Arc::new(server.server_config().expect("TLS"))));
+        let paths = CertificatePaths::in_dir(dir.path(), "node-2");
+        let tls = TerminalTls { default: (paths.cert, paths.key), by_name: Vec::new(), clients: None };
+        let tls = TlsSlot::new("mqtt", move || tls.load()).expect("TLS");
+        let listener = |kind| Listener { kind, address: localhost(), proxy_protocol: false };
         let leader = FakeLeader::start(&certificates(1), vec![public_key(&key)]).await;
         let endpoint = Endpoint::bind(localhost(), &server, &[]).expect("bind");
         let seed = if setting.with_leader { leader.address.to_string() } else { "127.0.0.1:9".to_owned() };
         let options = EdgeOptions {
             node: NodeId(2),
             addresses: NodeAddresses::default(),
-            listeners: Listeners { mqtt: localhost(), tls },
+            listeners: Listeners {
+                listeners: vec![listener(Kind::Tcp), listener(Kind::Tls)],
+                tls: Some(tls),
+            },
             control_seeds: vec![seed],
             shards: setting.shards,
             anonymous: setting.anonymous,
@@ -75,7 +97,14 @@ impl Fixture {
         if setting.with_leader {
             edge.ready().wait_for(|ready| *ready).await.expect("ready");
         }
-        Self { mqtt: edge.mqtt_addr(), ca: server.ca_pem.clone(), leader, edge, key, _dir: dir }
+        Self {
+            mqtt: edge.address(Kind::Tcp).expect("MQTT"),
+            ca: server.ca_pem.clone(),
+            leader,
+            edge,
+            key,
+            _dir: dir,
+        }
     }
 
     async fn join(&self, id: &str) -> Client {
@@ -102,6 +131,10 @@ impl Fixture {
     }
 
     fn token(&self, id: &str, no: u32, iat: u64) -> String {
+        self.token_to_read(id, no, iat, None)
+    }
+
+    fn token_to_read(&self, id: &str, no: u32, iat: u64, subscribe: Option<&[&str]>) -> String {
         let claims = TerminalClaims {
             aud: AUDIENCE_TERMINAL.to_owned(),
             app: "default".to_owned(),
@@ -111,7 +144,7 @@ impl Fixture {
             iat,
             exp: u64::MAX / 4_000,
             publish: None,
-            subscribe: None,
+            subscribe: subscribe.map(|filters| filters.iter().map(|f| (*f).to_owned()).collect()),
         };
         issue_terminal(&self.key, &claims).expect("token")
     }
@@ -262,6 +295,21 @@ async fn a_second_connection_takes_over_and_the_first_is_told() {
     assert_eq!(first.next().await, None);
     fixture.leader.push(&[fixture.leader.no("tv")], "for the second", true);
     assert_eq!(second.take().await, "for the second");
+    assert_eq!(fixture.leader.with(|log| log.unbound.len()), 1, "the leader had asked for it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_binds_without_asking_leaves_the_first_to_the_edge() {
+    let fixture = Fixture::new().await;
+    fixture.leader.with(|log| log.binds_at_once = true);
+    let connect = Connect { id: "tv", v5: true, ..Connect::default() };
+    let (mut first, _) = Client::connect(fixture.mqtt, &connect).await;
+    let (mut second, code) = Client::connect(fixture.mqtt, &connect).await;
+    assert_eq!(code, 0);
+    let disconnect = first.next().await.expect("DISCONNECT");
+    assert_eq!((disconnect.first, disconnect.body[0]), (0xE0, 0x8E));
+    fixture.leader.push(&[fixture.leader.no("tv")], "for the second", true);
+    assert_eq!(second.take().await, "for the second");
     assert!(fixture.leader.with(|log| log.unbinds.is_empty()), "the terminal is still bound");
 }
 
@@ -280,8 +328,8 @@ async fn an_unbind_of_the_leader_closes_and_is_answered() {
 async fn a_connection_that_ends_is_unbound() {
     let fixture = Fixture::new().await;
     drop(fixture.join("tv").await);
-    let tv = TerminalId::new("tv").expect("id");
-    fixture.leader.until("the unbind", |log| log.unbinds == [tv.clone()]).await;
+    fixture.leader.until("the unbind", |log| log.unbinds.len() == 1).await;
+    assert_eq!(fixture.leader.with(|log| log.unbinds[0].terminal.to_string()), "tv");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -332,7 +380,7 @@ async fn a_revocation_disconnects_and_keeps_out() {
         v5: true,
         user: Some("default"),
         password: Some(token),
-        persistent: false,
+        ..Connect::default()
     };
     let (mut client, code) = Client::connect(fixture.mqtt, &connect(&old)).await;
     assert_eq!(code, 0);
@@ -388,7 +436,7 @@ async fn an_edge_that_reaches_no_control_node_sends_its_terminals_elsewhere_and_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn terminals_connect_over_tls_and_pushes_reach_them() {
     let fixture = Fixture::new().await;
-    let address = fixture.edge.tls_addr().expect("a TLS listener");
+    let address = fixture.edge.address(Kind::Tls).expect("a TLS listener");
     let mut client = Client::connect_tls(address, &fixture.ca, "tv").await;
     let large = "x".repeat(200_000);
     for i in 0..20 {

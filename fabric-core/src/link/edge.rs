@@ -3,16 +3,21 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use cluster_proto::{
-    Incarnation, NodeId, Outcome, PushId, TerminalNo, TerminalSet,
+    Epoch, Incarnation, NodeId, Outcome, PushId, TerminalNo, TerminalSet,
     link::{
-        BindingReport, Committed, EdgeControl, FilterDelta, Hello, Lane as LaneName, LeaderControl,
-        NodeAddresses, Publish, Published, Receipts, RefuseReason, SessionReply, SessionReplyBody,
-        SessionRequest, SessionRequestBody, Welcome,
+        BindingReport, Committed, EdgeControl, ExchangeStep, FilterDelta, Hello, Lane as LaneName,
+        LeaderControl, NodeAddresses, Publish, Published, Receipts, RefuseReason, SessionReply,
+        SessionReplyBody, SessionRequest, SessionRequestBody, SharedInFlight, Stats, Unacknowledged, Welcome,
     },
 };
 
 use super::{
-    backoff::Backoff, lane::Lane, leader_clock::LeaderClock, lease::Lease, outbox::Outbox, requests::Requests,
+    backoff::Backoff,
+    lane::Lane,
+    leader_clock::LeaderClock,
+    lease::Lease,
+    outbox::Outbox,
+    requests::{Requests, is_kept},
 };
 
 /// A connection that is not established after this long is given up.
@@ -111,8 +116,13 @@ pub enum EdgeOutput {
         /// For the log.
         reason: String,
     },
-    /// For the shell: keys, revocations, unbinds, transient forwarding.
+    /// For the shell: keys, revocations, unbinds, transient forwarding, peers.
     Leader(LeaderControl),
+    /// Receipts and steps are committed, up to this sequence.
+    Recorded {
+        /// As given by `step`.
+        seq: u64,
+    },
     /// A publish was answered.
     PublishAnswered {
         /// As given by `publish`.
@@ -160,6 +170,10 @@ pub struct EdgeLink {
     /// When Hello was sent: Welcome tells the leader's time.
     greeted_ms: u64,
     leader_clock: LeaderClock,
+    /// Told with every heartbeat.
+    stats: Stats,
+    /// As the leader last told.
+    cluster_stats: Stats,
     publishes: Lane<Publish>,
     outbox: Outbox,
     requests: Requests,
@@ -185,6 +199,8 @@ impl EdgeLink {
             lease: Lease::default(),
             greeted_ms: now_ms,
             leader_clock: LeaderClock::default(),
+            stats: Stats::default(),
+            cluster_stats: Stats::default(),
             publishes: Lane::new(options.publishes_max),
             outbox: Outbox::default(),
             requests: Requests::new(options.requests_max),
@@ -244,6 +260,16 @@ impl EdgeLink {
     /// This life.
     pub fn incarnation(&self) -> Incarnation {
         self.options.incarnation
+    }
+
+    /// Of all edges together, as the leader last told.
+    pub fn cluster_stats(&self) -> Stats {
+        self.cluster_stats
+    }
+
+    /// What the next heartbeats tell of this edge.
+    pub fn set_stats(&mut self, stats: Stats) {
+        self.stats = stats;
     }
 
     /// Whether every command and receipt is answered.
@@ -310,8 +336,9 @@ impl EdgeLink {
             (_, LeaderControl::Refused { reason, incarnation_over }) => {
                 self.refused(now_ms, reason, incarnation_over)
             }
-            (_, LeaderControl::HeartbeatAck { nonce, now_ms: leader_ms, .. }) => {
-                self.heartbeat_answered(nonce, leader_ms)
+            (_, LeaderControl::HeartbeatAck { nonce, now_ms: leader_ms, cluster }) => {
+                self.cluster_stats = cluster;
+                self.heartbeat_answered(nonce, leader_ms);
             }
             (_, LeaderControl::Welcome(_) | LeaderControl::Resumed) => {}
             (_, frame) => self.outputs.push_back(EdgeOutput::Leader(frame)),
@@ -330,7 +357,7 @@ impl EdgeLink {
 
     /// A frame on the receipts stream.
     pub fn handle_committed(&mut self, committed: Committed) {
-        self.outbox.committed(committed.seq);
+        self.recorded(committed.seq);
         self.send_receipts();
     }
 
@@ -345,12 +372,13 @@ impl EdgeLink {
     // ------------------------------------------------------------ what the shell asks
 
     /// The answer to [`EdgeOutput::Welcomed`]: everything the leader must know again. What waits in the outbox is
-    /// added to `in_flight` here.
+    /// added to `in_flight` here (there a number may be that of a shared subscription group).
     pub fn resume(
         &mut self,
         bindings: Vec<BindingReport>,
         filters: FilterDelta,
         in_flight: BTreeMap<PushId, TerminalSet>,
+        shared: Vec<SharedInFlight>,
     ) {
         if self.state != EdgeState::Resuming {
             return;
@@ -368,6 +396,9 @@ impl EdgeLink {
         for frame in chunks_of_sets(all) {
             self.control(EdgeControl::InFlight(frame));
         }
+        for frame in chunks(shared, RESUME_ITEMS_MAX) {
+            self.control(EdgeControl::SharedInFlight(frame));
+        }
         self.control(EdgeControl::ResumeDone);
     }
 
@@ -378,12 +409,13 @@ impl EdgeLink {
         }
     }
 
-    /// Answers [`LeaderControl::Unbind`]: the connection is closed and its receipts are in the outbox.
-    pub fn unbound(&mut self, epoch: cluster_proto::Epoch) {
+    /// Answers [`LeaderControl::Unbind`]: the connection is closed and its receipts are in the outbox;
+    /// `unacknowledged` is what the session goes on with.
+    pub fn unbound(&mut self, epoch: Epoch, unacknowledged: Vec<Unacknowledged>) {
         if self.is_live() {
             let receipts_seq = self.outbox.covering_seq();
             self.send_receipts();
-            self.control(EdgeControl::Unbound { epoch, receipts_seq, unacknowledged: Vec::new() });
+            self.control(EdgeControl::Unbound { epoch, receipts_seq, unacknowledged });
         }
     }
 
@@ -394,9 +426,24 @@ impl EdgeLink {
         Some(seq)
     }
 
-    /// An outcome. Call [`EdgeLink::flush_receipts`] after a batch of these.
+    /// The end of a QoS 2 exchange for the log. Never refused: whoever published has a bounded number of exchanges
+    /// under way, and neither version of MQTT can refuse PUBREL.
+    pub fn publish_anyway(&mut self, build: impl FnOnce(u64) -> Publish) -> u64 {
+        let seq = self.publishes.push_anyway(build);
+        self.send_publishes();
+        seq
+    }
+
+    /// An outcome, of a terminal or of a shared subscription group. Call [`EdgeLink::flush_receipts`] after a batch of
+    /// these.
     pub fn receipt(&mut self, push: PushId, outcome: Outcome, no: TerminalNo) {
         self.outbox.add(push, outcome, no);
+    }
+
+    /// A step of a QoS 2 exchange, behind the outcomes and steps before it. It is committed when
+    /// [`EdgeOutput::Recorded`] has come to the sequence answered. Flush as after outcomes.
+    pub fn step(&mut self, step: ExchangeStep) -> u64 {
+        self.outbox.add_step(step)
     }
 
     /// Sends what receipts gathered, unless enough batches are under way.
@@ -409,9 +456,10 @@ impl EdgeLink {
         self.outbox.covering_seq()
     }
 
-    /// Asks about a session; the sequence of Subscribe and Unsubscribe is filled in here. `None`: too much waits.
+    /// Asks about a session; the sequence of Subscribe and Unsubscribe is filled in here. `None`: too much waits, or there
+    /// is no leader and it is nothing that waits for one (Pull, Retained).
     pub fn request(&mut self, body: SessionRequestBody) -> Option<u64> {
-        if matches!(body, SessionRequestBody::Pull { .. }) && !self.is_live() {
+        if !is_kept(&body) && !self.is_live() {
             return None;
         }
         let request = self.requests.push(body)?;
@@ -530,7 +578,7 @@ impl EdgeLink {
 
     fn applied_before(&mut self, lane: LaneName, seq: u64) {
         match lane {
-            LaneName::Receipts => self.outbox.committed(seq),
+            LaneName::Receipts => self.recorded(seq),
             LaneName::Publish => {
                 for (seq, _) in self.publishes.answer_upto(seq) {
                     self.outputs.push_back(EdgeOutput::PublishAnswered { seq, result: None });
@@ -543,6 +591,11 @@ impl EdgeLink {
                 }
             }
         }
+    }
+
+    fn recorded(&mut self, seq: u64) {
+        self.outbox.committed(seq);
+        self.outputs.push_back(EdgeOutput::Recorded { seq });
     }
 
     fn resumed(&mut self, now_ms: u64) {
@@ -586,7 +639,7 @@ impl EdgeLink {
     fn send_heartbeat(&mut self, now_ms: u64) {
         let nonce = self.lease.sent(now_ms);
         self.next_heartbeat_ms = now_ms + self.heartbeat_ms;
-        self.control(EdgeControl::Heartbeat { nonce, stats: Default::default() });
+        self.control(EdgeControl::Heartbeat { nonce, stats: self.stats });
     }
 
     fn lose(&mut self, now_ms: u64, hang_up: bool) {

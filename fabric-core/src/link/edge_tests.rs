@@ -1,6 +1,6 @@
 use cluster_proto::{
     AppId, Epoch, Message, MessageProperties, PushKind, Qos, TerminalId,
-    link::{Bind, PublishBody, PublishOutcome, Subscribe, Unbind},
+    link::{Bind, PublishBody, PublishOutcome, Step, Subscribe, Unbind},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -85,6 +85,10 @@ fn bind() -> SessionRequestBody {
     })
 }
 
+fn step(packet_id: u16) -> ExchangeStep {
+    ExchangeStep { no: TerminalNo(1), connection: 1, packet_id, step: Step::Receive }
+}
+
 fn drain(link: &mut EdgeLink) -> Vec<EdgeOutput> {
     std::iter::from_fn(|| link.poll_output()).collect()
 }
@@ -108,7 +112,7 @@ fn go_live(link: &mut EdgeLink, now_ms: u64, applied: Vec<(LaneName, u64)>) {
     link.handle_timeout(now_ms);
     link.handle_connected(now_ms);
     link.handle_control(now_ms, welcome(applied));
-    link.resume(Vec::new(), FilterDelta::default(), BTreeMap::new());
+    link.resume(Vec::new(), FilterDelta::default(), BTreeMap::new(), Vec::new());
     answer_heartbeats(link, now_ms);
     link.handle_control(now_ms, LeaderControl::Resumed);
     assert!(link.is_live());
@@ -206,8 +210,11 @@ fn resume_tells_bindings_filters_and_in_flight_before_it_is_done() {
         added: vec![(AppId::DEFAULT, "a/#".to_owned(), cluster_proto::link::FilterUse::Any)],
         removed: Vec::new(),
     };
-    link.resume(Vec::new(), filters, BTreeMap::from([(PushId(4), TerminalSet::one(TerminalNo(1)))]));
+    let shared = SharedInFlight { push: PushId(5), group: TerminalNo(9), member: TerminalNo(1) };
+    let in_flight = BTreeMap::from([(PushId(4), TerminalSet::one(TerminalNo(1)))]);
+    link.resume(Vec::new(), filters, in_flight, vec![shared]);
     let outputs = drain(&mut link);
+    assert_eq!(outputs[2], EdgeOutput::Control(EdgeControl::SharedInFlight(vec![shared])));
     let EdgeOutput::Control(EdgeControl::InFlight(in_flight)) = &outputs[1] else { panic!("{outputs:?}") };
     assert_eq!(in_flight[0].1.len(), 2, "what waits in the outbox counts as in flight");
     assert_eq!(outputs.last(), Some(&EdgeOutput::Control(EdgeControl::ResumeDone)));
@@ -298,12 +305,44 @@ fn an_incarnation_declared_over_dials_again_only_as_a_new_life() {
 fn unbound_names_a_sequence_that_covers_the_receipts_before_it() {
     let mut link = live_link();
     link.receipt(PushId(1), Outcome::Delivered, TerminalNo(1));
-    link.unbound(Epoch::default());
+    let unacknowledged = vec![Unacknowledged { packet_id: 3, push: PushId(2), target: TerminalNo(1) }];
+    link.unbound(Epoch::default(), unacknowledged.clone());
     let outputs = drain(&mut link);
     assert!(matches!(&outputs[0], EdgeOutput::Receipts(batch) if batch.seq == 1));
-    let unbound =
-        EdgeControl::Unbound { epoch: Epoch::default(), receipts_seq: 1, unacknowledged: Vec::new() };
+    let unbound = EdgeControl::Unbound { epoch: Epoch::default(), receipts_seq: 1, unacknowledged };
     assert_eq!(outputs[1], EdgeOutput::Control(unbound));
+}
+
+#[test]
+fn a_step_is_recorded_when_its_batch_is_committed_or_was_applied_before_the_leader_changed() {
+    let mut link = live_link();
+    let first = link.step(step(1));
+    link.flush_receipts();
+    let second = link.step(step(2));
+    link.flush_receipts();
+    link.handle_committed(Committed { seq: first });
+    assert!(drain(&mut link).contains(&EdgeOutput::Recorded { seq: first }));
+    link.handle_disconnected(10);
+    drain(&mut link);
+    go_live(&mut link, 2_000, vec![(LaneName::Receipts, second)]);
+    assert!(drain(&mut link).contains(&EdgeOutput::Recorded { seq: second }));
+    assert!(link.is_idle());
+}
+
+#[test]
+fn heartbeats_tell_of_the_edge_and_their_answers_of_the_cluster() {
+    let mut link = live_link();
+    link.set_stats(Stats { connected: 3, ..Stats::default() });
+    link.handle_timeout(500);
+    let told = drain(&mut link).into_iter().find_map(|output| match output {
+        EdgeOutput::Control(EdgeControl::Heartbeat { nonce, stats }) => Some((nonce, stats.connected)),
+        _ => None,
+    });
+    let (nonce, connected) = told.expect("a heartbeat");
+    assert_eq!(connected, 3);
+    let cluster = Stats { connected: 8, ..Stats::default() };
+    link.handle_control(500, LeaderControl::HeartbeatAck { nonce, now_ms: LEADER_MS + 500, cluster });
+    assert_eq!(link.cluster_stats(), cluster);
 }
 
 #[test]
@@ -345,7 +384,7 @@ fn a_leader_that_grants_no_lease_is_left_after_some_heartbeats_not_at_once() {
     link.handle_timeout(0);
     link.handle_connected(0);
     link.handle_control(0, welcome(Vec::new()));
-    link.resume(Vec::new(), FilterDelta::default(), BTreeMap::new());
+    link.resume(Vec::new(), FilterDelta::default(), BTreeMap::new(), Vec::new());
     link.handle_control(1, LeaderControl::Resumed);
     link.handle_timeout(500);
     assert!(link.is_live() && !link.may_act(500));
@@ -362,6 +401,7 @@ struct Leader {
     subscribed: Vec<u64>,
     receipts: u64,
     delivered: BTreeMap<PushId, TerminalSet>,
+    steps: Vec<u16>,
 }
 
 enum ToLeader {
@@ -395,7 +435,10 @@ impl Leader {
             }
             ToLeader::Receipts(batch) => {
                 assert!(batch.seq <= self.receipts + 1, "a gap in lane receipts");
-                self.receipts = self.receipts.max(batch.seq);
+                if batch.seq > self.receipts {
+                    self.receipts = batch.seq;
+                    self.steps.extend(batch.steps.iter().map(|step| step.packet_id));
+                }
                 for item in batch.items {
                     self.delivered.entry(item.push).or_default().0 |= &item.terminals.0;
                 }
@@ -430,6 +473,9 @@ struct World {
     subscribes: Vec<u64>,
     delivered: BTreeMap<PushId, TerminalSet>,
     answered: Vec<u64>,
+    /// Sequence and packet id of every step asked for, and how many are recorded.
+    steps: Vec<(u64, u16)>,
+    recorded: usize,
 }
 
 impl World {
@@ -444,6 +490,8 @@ impl World {
             subscribes: Vec::new(),
             delivered: BTreeMap::new(),
             answered: Vec::new(),
+            steps: Vec::new(),
+            recorded: 0,
         }
     }
 
@@ -469,6 +517,10 @@ impl World {
         let (push, no) = (PushId(random.random_range(0..10)), TerminalNo(random.random_range(0..1_000)));
         self.link.receipt(push, Outcome::Delivered, no);
         self.delivered.entry(push).or_default().insert(no);
+        if random.random_bool(0.3) {
+            let packet_id = self.steps.len() as u16;
+            self.steps.push((self.link.step(step(packet_id)), packet_id));
+        }
         if random.random_bool(0.5) {
             self.link.flush_receipts();
         }
@@ -503,7 +555,7 @@ impl World {
             EdgeState::Greeting => {
                 let applied = self.leader.applied();
                 self.link.handle_control(self.now_ms, welcome(applied));
-                self.link.resume(Vec::new(), FilterDelta::default(), BTreeMap::new());
+                self.link.resume(Vec::new(), FilterDelta::default(), BTreeMap::new(), Vec::new());
             }
             EdgeState::Resuming => self.link.handle_control(self.now_ms, LeaderControl::Resumed),
             _ => {}
@@ -525,6 +577,11 @@ impl World {
                     self.link.handle_control(self.now_ms, ack);
                 }
                 EdgeOutput::PublishAnswered { seq, .. } => self.answered.push(seq),
+                EdgeOutput::Recorded { seq } => {
+                    let recorded = self.steps.partition_point(|(covering, _)| *covering <= seq);
+                    assert!(recorded <= self.leader.steps.len(), "recorded before it was applied");
+                    self.recorded = self.recorded.max(recorded);
+                }
                 EdgeOutput::Hangup => {
                     self.to_leader.clear();
                     self.to_edge.clear();
@@ -547,6 +604,7 @@ impl World {
             if self.leader.published.len() as u64 == self.publishes
                 && self.to_leader.is_empty()
                 && self.link.is_live()
+                && self.recorded == self.steps.len()
             {
                 break;
             }
@@ -568,6 +626,8 @@ fn over_lost_connections_every_numbered_command_takes_effect_exactly_once_in_ord
         assert_eq!(world.leader.published, expected, "seed {seed}: publishes");
         assert_eq!(world.leader.subscribed, world.subscribes, "seed {seed}: subscription changes");
         assert_eq!(world.leader.delivered, world.delivered, "seed {seed}: receipts");
+        let steps: Vec<u16> = world.steps.iter().map(|(_, packet_id)| *packet_id).collect();
+        assert_eq!(world.leader.steps, steps, "seed {seed}: steps");
         let mut answered = world.answered.clone();
         answered.sort_unstable();
         answered.dedup();

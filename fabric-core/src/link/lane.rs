@@ -26,9 +26,14 @@ impl<T> Lane<T> {
         if self.kept.len() >= self.kept_max {
             return None;
         }
+        Some(self.push_anyway(build))
+    }
+
+    /// As `push`, full or not: for commands that cannot be refused, and that something else bounds.
+    pub fn push_anyway(&mut self, build: impl FnOnce(u64) -> T) -> u64 {
         let seq = self.last_seq() + 1;
         self.kept.push_back(Some(build(seq)));
-        Some(seq)
+        seq
     }
 
     /// The next command to send on this link.
@@ -155,8 +160,11 @@ mod tests {
         let mut lane = Lane::new(1);
         assert_eq!(lane.push(|seq| seq), Some(1));
         assert_eq!(lane.push(|seq| seq), None);
+        assert_eq!(lane.push_anyway(|seq| seq), 2, "but for what cannot be refused");
         lane.answer(1);
-        assert_eq!(lane.push(|seq| seq), Some(2));
+        assert_eq!(lane.push(|seq| seq), None);
+        lane.answer(2);
+        assert_eq!(lane.push(|seq| seq), Some(3));
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use cluster_proto::link::{SessionRequest, SessionRequestBody, Subscribe, Unsubscribe};
 
 /// Requests kept until answered and sent again, in the order first asked, on a new link. Subscribe and Unsubscribe
-/// are numbered in lane Session besides. Pulls are not kept: after a new link every terminal pulls anyway.
+/// are numbered in lane Session besides. Pulls and Retained are not kept: on a new link sessions ask again.
 #[derive(Clone, Debug)]
 pub struct Requests {
     kept: BTreeMap<u64, SessionRequestBody>,
-    /// Binds given up after they were sent on this link: their answers are still to be heard, so that a binding
-    /// nobody wants can be ended.
-    given_up: BTreeSet<u64>,
+    /// Sent on this link and not to be sent again, but their answers are to be heard: Retained; and Binds given up, so
+    /// that a binding nobody wants can be ended.
+    heard: BTreeSet<u64>,
     next_request: u64,
     next_seq: u64,
     kept_max: usize,
@@ -20,13 +20,14 @@ pub struct Requests {
 impl Requests {
     /// Keeps at most `kept_max` binds and subscription changes; then it refuses more.
     pub fn new(kept_max: usize) -> Self {
-        Self { kept: BTreeMap::new(), given_up: BTreeSet::new(), next_request: 1, next_seq: 1, kept_max }
+        Self { kept: BTreeMap::new(), heard: BTreeSet::new(), next_request: 1, next_seq: 1, kept_max }
     }
 
     /// Takes a request and numbers it; `None` when full. An Unbind is always taken: there is at most one for each
     /// connection that was bound.
     pub fn push(&mut self, mut body: SessionRequestBody) -> Option<SessionRequest> {
-        let always = matches!(body, SessionRequestBody::Unbind(_) | SessionRequestBody::Pull { .. });
+        let kept = is_kept(&body);
+        let always = !kept || matches!(body, SessionRequestBody::Unbind(_));
         if !always && self.kept.len() >= self.kept_max {
             return None;
         }
@@ -36,15 +37,17 @@ impl Requests {
         }
         let request = self.next_request;
         self.next_request += 1;
-        if !matches!(body, SessionRequestBody::Pull { .. }) {
+        if kept {
             self.kept.insert(request, body.clone());
+        } else if let SessionRequestBody::Retained(_) = body {
+            self.heard.insert(request);
         }
         Some(SessionRequest { request, body })
     }
 
     /// Answered, or given up: whether it was waiting.
     pub fn answer(&mut self, request: u64) -> bool {
-        self.kept.remove(&request).is_some() || self.given_up.remove(&request)
+        self.kept.remove(&request).is_some() || self.heard.remove(&request)
     }
 
     /// Gives up a Bind whose connection is gone. Numbered requests cannot be given up: that would leave a gap.
@@ -52,14 +55,14 @@ impl Requests {
         if let Some(SessionRequestBody::Bind(_)) = self.kept.get(&request) {
             self.kept.remove(&request);
             if sent {
-                self.given_up.insert(request);
+                self.heard.insert(request);
             }
         }
     }
 
-    /// A new link: nothing that was given up is answered on it.
+    /// A new link: only what is kept is answered on it.
     pub fn rewind(&mut self) {
-        self.given_up.clear();
+        self.heard.clear();
     }
 
     /// Lane Session is applied up to `seq`: the requests this answers, in order.
@@ -89,6 +92,11 @@ impl Requests {
     }
 }
 
+/// Whether it is sent again on a new link.
+pub(super) fn is_kept(body: &SessionRequestBody) -> bool {
+    !matches!(body, SessionRequestBody::Pull { .. } | SessionRequestBody::Retained(_))
+}
+
 fn seq_of(body: &SessionRequestBody) -> Option<u64> {
     match body {
         SessionRequestBody::Subscribe(Subscribe { seq, .. })
@@ -107,7 +115,10 @@ fn seq_mut(body: &mut SessionRequestBody) -> Option<&mut u64> {
 
 #[cfg(test)]
 mod tests {
-    use cluster_proto::{AppId, Epoch, TerminalId, TerminalNo, link::Unbind};
+    use cluster_proto::{
+        AppId, Epoch, TerminalId, TerminalNo,
+        link::{RetainedAsk, Unbind},
+    };
 
     use super::*;
 
@@ -155,6 +166,26 @@ mod tests {
         requests.answer(1);
         requests.answer(2);
         assert_eq!(requests.push(subscribe()).and_then(|r| seq_of(&r.body)), Some(2));
+    }
+
+    #[test]
+    fn retained_messages_are_asked_for_once_and_answered_on_the_same_link_only() {
+        let mut requests = Requests::new(1);
+        requests.push(subscribe());
+        let ask = || {
+            SessionRequestBody::Retained(RetainedAsk {
+                app: AppId::DEFAULT,
+                filter: "#".to_owned(),
+                upto: 1,
+                after: None,
+            })
+        };
+        let first = requests.push(ask()).expect("not counted").request;
+        let second = requests.push(ask()).expect("not counted").request;
+        assert!(requests.answer(first) && !requests.answer(first));
+        requests.rewind();
+        assert!(!requests.answer(second));
+        assert_eq!(requests.unanswered().count(), 1);
     }
 
     #[test]

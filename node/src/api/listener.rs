@@ -21,6 +21,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::server::{NODE_NAME, ServerTls, TlsError};
+use crate::transport::tls::TlsSlot;
 
 /// A client that needs longer for its handshake holds a place for nothing.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
@@ -34,11 +35,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections with TLS, as they finish their handshakes. Ends when dropped.
 pub(super) fn tls(
     listener: TcpListener,
-    config: ServerConfig,
+    slot: Arc<TlsSlot>,
 ) -> impl Stream<Item = std::io::Result<TlsStream<TcpStream>>> {
     let (ready, accepted) = mpsc::channel(ACCEPTED_MAX);
     tokio::spawn(async move {
-        let acceptor = TlsAcceptor::from(Arc::new(config));
         let room = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         loop {
             let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
@@ -46,7 +46,7 @@ pub(super) fn tls(
                 stream = accept(&listener) => stream,
                 () = ready.closed() => return,
             };
-            let (acceptor, ready) = (acceptor.clone(), ready.clone());
+            let (acceptor, ready) = (TlsAcceptor::from(slot.current()), ready.clone());
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE_WITHIN, acceptor.accept(stream)).await {
                     // The server is gone when nobody takes it: so is the client.

@@ -1,6 +1,6 @@
 //! The gRPC server of a node: listener, routing, services, health, reflection.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use cluster_proto::admin::{
     DESCRIPTORS, apps_server::AppsServer, cluster_server::ClusterServer, pushes_server::PushesServer,
@@ -18,7 +18,7 @@ use super::{
     forward::{Forward, REQUEST_LEN_MAX, Remote, Target},
     listener,
 };
-use crate::telemetry::Health;
+use crate::{telemetry::Health, transport::tls::TlsSlot};
 
 /// The name every node certificate carries.
 pub const NODE_NAME: &str = "carillon";
@@ -74,23 +74,24 @@ pub enum ServeError {
 /// A server about to serve.
 pub(super) struct Bound {
     listener: TcpListener,
-    tls: Option<rustls::ServerConfig>,
+    tls: Option<Arc<TlsSlot>>,
     forward: Forward,
     health: Health,
 }
 
 impl Bound {
-    /// `tls` absent: in clear. `target` says where calls are answered, `health` what `grpc.health.v1` tells.
+    /// `tls` absent: in clear; the certificates are for calls passed on, the slot for those that come. `target` says
+    /// where calls are answered, `health` what `grpc.health.v1` tells.
     pub(super) fn new(
         listener: TcpListener,
-        tls: Option<ServerTls>,
+        tls: Option<(ServerTls, Arc<TlsSlot>)>,
         gate: Gate,
         target: watch::Receiver<Target>,
         health: Health,
-    ) -> Result<Self, TlsError> {
-        let forward = Forward::new(target, Channels::new(tls.as_ref()), gate);
-        let tls = tls.as_ref().map(listener::config).transpose()?;
-        Ok(Self { listener, tls, forward, health })
+    ) -> Self {
+        let (client, tls) = tls.unzip();
+        let forward = Forward::new(target, Channels::new(client.as_ref()), gate);
+        Self { listener, tls, forward, health }
     }
 
     /// Serves until `stop` resolves, then finishes the calls in flight. `services` is absent on a node without the

@@ -1,6 +1,11 @@
 //! Starts and stops the API of a node, from its config.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use cluster_proto::{NodeId, link::NodeAddresses};
@@ -15,13 +20,18 @@ use super::{
     auth::{Clock as _, SystemClock},
     cluster,
     forward::{Remote, Target},
+    listener,
     server::{Bound, PushLimits, ServerTls, Services, follow},
 };
 use crate::{
     auth::Keyring,
     config::{self, Config},
     telemetry::Health,
-    transport::Certificates,
+    transport::{
+        Certificates,
+        certs::CertificatePaths,
+        tls::{Loaded, TlsSlot, Validity, certified},
+    },
 };
 
 /// How long calls in flight may take to finish when the node stops; streams that watch would never end.
@@ -43,6 +53,7 @@ pub enum Mode {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    tls: Option<Arc<TlsSlot>>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<()>,
     following: Option<JoinHandle<()>>,
@@ -53,7 +64,6 @@ impl Server {
     /// every call on.
     pub async fn start<C: Control>(
         config: &Config,
-        certificates: &Certificates,
         mode: Mode,
         keyring: Keyring,
         health: Health,
@@ -62,16 +72,21 @@ impl Server {
         let listener = TcpListener::bind(config.api.address).await;
         let listener = listener.with_context(|| config::explain_bind("api.address", config.api.address))?;
         let address = listener.local_addr()?;
-        let tls = match mode {
-            Mode::Cluster => Some(server_tls(config, certificates)?),
+        let files = match mode {
+            Mode::Cluster => Some(CertificateFiles::of(config)?),
             Mode::Dev => None,
         };
+        let tls = match files {
+            Some(files) => Some((files.read()?.0, TlsSlot::new("api", move || files.load())?)),
+            None => None,
+        };
+        let slot = tls.as_ref().map(|(_, slot)| Arc::clone(slot));
         let (target, watched) = watch::channel(first_target(config, control.is_some()));
         let gate = Gate::new(keyring);
         let limits = PushLimits { ttl_default: config.push.ttl_default, ttl_max: config.push.ttl_max };
         let following = control.clone().map(|control| tokio::spawn(follow(control, target)));
         let services = control.map(|control| Services::new(control, gate.clone(), limits));
-        let bound = Bound::new(listener, tls, gate, watched, health)?;
+        let bound = Bound::new(listener, tls, gate, watched, health);
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move {
             let stopped = async {
@@ -82,12 +97,17 @@ impl Server {
                 tracing::error!(%error, "the API stopped");
             }
         });
-        Ok(Self { address, stop, serving, following })
+        Ok(Self { address, tls: slot, stop, serving, following })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its certificates; none in `dev`.
+    pub fn tls(&self) -> Option<&Arc<TlsSlot>> {
+        self.tls.as_ref()
     }
 
     /// Accepts nothing new, lets calls in flight finish for a while, then cuts them.
@@ -134,17 +154,38 @@ fn first_target(config: &Config, has_control: bool) -> Target {
     Target::Any(config.cluster.control_api.iter().map(|api| Remote { api: api.clone() }).collect())
 }
 
-fn server_tls(config: &Config, certificates: &Certificates) -> anyhow::Result<ServerTls> {
-    let public = match (&config.api.tls_cert, &config.api.tls_key) {
-        (Some(cert), Some(key)) => Some((read("api.tls_cert", cert)?, read("api.tls_key", key)?)),
-        _ => None,
-    };
-    Ok(ServerTls {
-        ca: certificates.ca_pem.clone(),
-        node_cert: certificates.cert_pem.clone(),
-        node_key: certificates.key_pem.clone(),
-        public,
-    })
+/// Where the certificates of the API lie.
+struct CertificateFiles {
+    node: CertificatePaths,
+    public: Option<(PathBuf, PathBuf)>,
+}
+
+impl CertificateFiles {
+    fn of(config: &Config) -> anyhow::Result<Self> {
+        let node = CertificatePaths {
+            ca: config.tls.ca.clone().context("tls.ca is not set")?,
+            cert: config.tls.cert.clone().context("tls.cert is not set")?,
+            key: config.tls.key.clone().context("tls.key is not set")?,
+        };
+        Ok(Self { node, public: config.api.tls_cert.clone().zip(config.api.tls_key.clone()) })
+    }
+
+    fn read(&self) -> anyhow::Result<(ServerTls, Vec<Validity>)> {
+        let node = Certificates::load(&self.node)?;
+        let mut certificates = vec![certified(&self.node.cert, &self.node.key)?.1];
+        let mut public = None;
+        if let Some((cert, key)) = &self.public {
+            certificates.push(certified(cert, key)?.1);
+            public = Some((read("api.tls_cert", cert)?, read("api.tls_key", key)?));
+        }
+        let tls = ServerTls { ca: node.ca_pem, node_cert: node.cert_pem, node_key: node.key_pem, public };
+        Ok((tls, certificates))
+    }
+
+    fn load(&self) -> anyhow::Result<Loaded> {
+        let (tls, certificates) = self.read()?;
+        Ok(Loaded { config: listener::config(&tls)?, certificates })
+    }
 }
 
 fn read(key: &str, path: &Path) -> anyhow::Result<Vec<u8>> {

@@ -107,6 +107,9 @@ pub(super) struct DevArgs {
     /// MQTT listener [default: 127.0.0.1:1883]
     #[arg(long, value_name = "ADDR")]
     pub mqtt: Option<SocketAddr>,
+    /// Listener of MQTT over WebSocket, path /mqtt [default: 127.0.0.1:8083; with --mqtt, none]
+    #[arg(long, value_name = "ADDR")]
+    pub ws: Option<SocketAddr>,
     /// gRPC listener [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR")]
     pub api: Option<SocketAddr>,

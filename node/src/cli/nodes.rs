@@ -16,6 +16,7 @@ pub(super) fn dev(args: DevArgs) -> Result<(), Failure> {
     let options = DevOptions {
         data_dir: Some(args.data_dir),
         mqtt: args.mqtt,
+        ws: args.ws,
         api: args.api,
         http: args.http,
         link: args.link,

@@ -17,7 +17,7 @@ fn the_command_line_is_consistent() {
 fn every_documented_command_is_accepted() {
     for line in [
         "carillon dev",
-        "carillon dev --data-dir d --mqtt 127.0.0.1:1 --api 127.0.0.1:2 --http 127.0.0.1:3 --link 127.0.0.1:4 --anonymous",
+        "carillon dev --data-dir d --mqtt 127.0.0.1:1 --ws 127.0.0.1:5 --api 127.0.0.1:2 --http 127.0.0.1:3 --link 127.0.0.1:4 --anonymous",
         "carillon node --config carillon.toml",
         "carillon config check",
         "carillon config check --config c.toml",

@@ -8,6 +8,7 @@
 
 mod env;
 mod file;
+mod mqtt;
 mod options;
 mod print;
 mod suggest;
@@ -24,6 +25,7 @@ use std::{
 use cluster_proto::{NodeId, limits, link::NodeAddresses};
 
 pub use self::{
+    mqtt::{CertificatePair, ClientAuth, ClientIdentity, Mqtt, ProxyProtocol},
     print::{example, print},
     validate::{Purpose, explain_bind},
     value::{ByteSize, parse_duration, print_duration},
@@ -35,6 +37,8 @@ pub const ADMIN_TOKEN_FILE: &str = "admin.token";
 pub const DATA_DIR: &str = "carillon-data";
 /// Default MQTT port.
 pub const MQTT_PORT: u16 = 1883;
+/// Default port of MQTT over WebSocket.
+pub const WS_PORT: u16 = 8083;
 /// Default gRPC port.
 pub const API_PORT: u16 = 7400;
 /// Default link port (UDP).
@@ -102,23 +106,6 @@ pub struct Api {
     pub address: SocketAddr,
     pub tls_cert: Option<PathBuf>,
     pub tls_key: Option<PathBuf>,
-}
-
-/// `[mqtt]`.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
-pub struct Mqtt {
-    pub address: Option<SocketAddr>,
-    pub tls_address: Option<SocketAddr>,
-    pub tls_cert: Option<PathBuf>,
-    pub tls_key: Option<PathBuf>,
-    pub anonymous: bool,
-    pub shards: usize,
-    pub connections_max: usize,
-    pub connect_timeout: Duration,
-    pub packet_size_max: ByteSize,
-    pub session_expiry_max: Duration,
-    pub inflight_max: usize,
 }
 
 /// `[http]`.
@@ -194,6 +181,8 @@ pub struct DevOptions {
     pub data_dir: Option<PathBuf>,
     /// MQTT listener.
     pub mqtt: Option<SocketAddr>,
+    /// MQTT over WebSocket.
+    pub ws: Option<SocketAddr>,
     /// gRPC listener.
     pub api: Option<SocketAddr>,
     /// HTTP listener.
@@ -240,24 +229,6 @@ impl Default for Link {
 impl Default for Api {
     fn default() -> Self {
         Self { address: everywhere(API_PORT), tls_cert: None, tls_key: None }
-    }
-}
-
-impl Default for Mqtt {
-    fn default() -> Self {
-        Self {
-            address: Some(everywhere(MQTT_PORT)),
-            tls_address: None,
-            tls_cert: None,
-            tls_key: None,
-            anonymous: false,
-            shards: 0,
-            connections_max: 1_000_000,
-            connect_timeout: Duration::from_secs(10),
-            packet_size_max: ByteSize(limits::MQTT_PACKET_LEN_MAX as u64),
-            session_expiry_max: limits::SESSION_EXPIRY_MAX,
-            inflight_max: limits::INFLIGHT_PER_TERMINAL_MAX,
-        }
     }
 }
 
@@ -330,6 +301,8 @@ impl Config {
         config.node.id = 1;
         config.node.data_dir = options.data_dir.clone().unwrap_or_else(|| DATA_DIR.into());
         config.mqtt.address = Some(options.mqtt.unwrap_or(here(MQTT_PORT)));
+        // A second one on this machine is told another MQTT port, and must not fail for the WebSocket's.
+        config.mqtt.ws_address = options.ws.or(options.mqtt.is_none().then_some(here(WS_PORT)));
         config.mqtt.anonymous = options.anonymous;
         config.api.address = options.api.unwrap_or(here(API_PORT));
         config.http.address = options.http.unwrap_or(here(HTTP_PORT));
@@ -351,13 +324,13 @@ impl Config {
         NodeAddresses {
             link: or(&self.cluster.advertise_link, self.link.address),
             api: or(&self.cluster.advertise_api, self.api.address),
-            mqtt: mqtt.map(|address| or(&self.cluster.advertise_mqtt, address)).unwrap_or_default(),
+            mqtt: mqtt.map(|(_, address)| or(&self.cluster.advertise_mqtt, address)).unwrap_or_default(),
         }
     }
 
-    /// The listener that terminals are told of: the plain one where there is one.
-    fn mqtt_listener(&self) -> Option<SocketAddr> {
-        self.mqtt.address.or(self.mqtt.tls_address).filter(|_| self.node.roles.edge)
+    /// The listener that terminals are told of: the first that is on, in the order of the settings.
+    fn mqtt_listener(&self) -> Option<(&'static str, SocketAddr)> {
+        self.mqtt.listeners().next().filter(|_| self.node.roles.edge)
     }
 
     fn from_settings(found: &[file::Found]) -> Result<Self, ConfigError> {

@@ -43,7 +43,7 @@ settings! {
     cluster.control_api: "gRPC addresses of control nodes: where a node without the control role passes calls on to.";
     cluster.advertise_link: "Where other nodes reach link.address, host:port. Needed when that is 0.0.0.0.";
     cluster.advertise_api: "Where other nodes and clients reach api.address, host:port.";
-    cluster.advertise_mqtt: "Where terminals are told to connect to, host:port: mqtt.address, or mqtt.tls_address where that is empty.";
+    cluster.advertise_mqtt: "Where terminals are told to connect to, host:port: mqtt.address, or else the first of the other listeners.";
 
     link.address: "UDP: the link between edges and the leader, and Raft between control nodes (QUIC).";
 
@@ -51,17 +51,40 @@ settings! {
     api.tls_cert: "Certificate chain (PEM) that clients see. Empty: the node's own, tls.cert.";
     api.tls_key: "Its key (PEM).";
 
-    mqtt.address: "MQTT 3.1.1 and 5.0 over TCP. Credentials travel in clear: for trusted networks. Empty: off.";
+    mqtt.address: "MQTT 3.1, 3.1.1 and 5.0 over TCP. Credentials travel in clear: for trusted networks. Empty: off.";
     mqtt.tls_address: "MQTT over TLS, usually :8883. Empty: off.";
-    mqtt.tls_cert: "Certificate chain (PEM) that terminals see. Empty: the node's own, tls.cert.";
+    mqtt.ws_address: "MQTT over WebSocket, path /mqtt, usually :8083; in clear, as over TCP. Empty: off.";
+    mqtt.wss_address: "MQTT over WebSocket over TLS, path /mqtt, usually :8084. Empty: off.";
+    mqtt.tls_cert: "Certificate chain (PEM) that terminals see. Empty: the node's own, tls.cert. SIGHUP reads all certificates again.";
     mqtt.tls_key: "Its key (PEM).";
+    mqtt.tls_certs_by_name: "More certificates, each \"CERT.pem:KEY.pem\", for terminals that ask for one of their names (SNI).";
+    mqtt.tls_client_ca: "Authorities (PEM) of the certificates that terminals show. Empty: they are asked for none.";
+    mqtt.tls_client_auth: "With tls_client_ca: \"required\" refuses terminals without a certificate, \"optional\" those with a bad one.";
+    mqtt.tls_client_identity: "\"none\": a client certificate lets nobody in by itself. \"common-name\": it does, as the terminal of that name in the app `default`.";
+    mqtt.proxy_protocol: "Listeners behind a proxy that sends the PROXY protocol (v1 or v2): true, false, or some of [\"tcp\", \"tls\", \"ws\", \"wss\"].";
     mqtt.anonymous: "Let clients in without credentials. For trials only.";
+    mqtt.anonymous_sys: "Let clients without credentials read $SYS topics.";
     mqtt.shards: "Threads that serve terminals. 0: one per core.";
-    mqtt.connections_max: "Most connections at a time; more are refused. Keep it below the file limit (ulimit -n).";
-    mqtt.connect_timeout: "How long a connection may take to send CONNECT.";
+    mqtt.connections_max: "Most connections at a time; more are closed at once. Keep it below the file limit (ulimit -n).";
+    mqtt.connections_per_app: "Most connections of one app on this node. 0: any number.";
+    mqtt.connections_per_address: "Most connections from one address (IPv6: /64 network). This machine's own have no such limit. 0: any number.";
+    mqtt.connect_rate: "New connections per second and listener, after a burst of as many; more are closed before TLS. 0: any number.";
+    mqtt.connect_rate_per_address: "The same from one address (IPv6: /64 network). This machine's own have no such limit. 0: any number.";
+    mqtt.handshakes_max: "Connections per listener within PROXY header, TLS or WebSocket handshake; more are closed at once.";
+    mqtt.connect_timeout: "How long a connection may take until its CONNECT is complete, handshakes included.";
+    mqtt.keep_alive_max: "Longest keep alive; MQTT 5 terminals are told. 0s: any.";
     mqtt.packet_size_max: "Largest MQTT packet a terminal may send.";
-    mqtt.session_expiry_max: "Longest time a session outlives its connection.";
+    mqtt.publish_rate: "PUBLISH packets per second of one connection; beyond, it is read more slowly. 0: any number.";
+    mqtt.publish_bytes_rate: "Bytes of these per second. 0B: any number.";
+    mqtt.receive_max: "PUBLISH packets of QoS 1 and 2 a terminal may have under way.";
     mqtt.inflight_max: "Pushes on their way to one terminal and not acknowledged.";
+    mqtt.topic_alias_max: "Topic aliases of one connection, in each direction. 0: none.";
+    mqtt.subscriptions_per_session: "Most subscriptions of one session.";
+    mqtt.session_expiry_max: "Longest time a session outlives its connection.";
+    mqtt.retained_max: "Most retained messages of one app. The same on every control node.";
+    mqtt.retained_bytes_max: "Most bytes of these. The same on every control node.";
+    mqtt.response_information: "What MQTT 5 terminals that ask for response information are told: the start of their response topics. Empty: nothing.";
+    mqtt.sys_interval: "How often $SYS topics are published. 0s: never.";
 
     http.address: "/livez, /readyz and /metrics.";
 

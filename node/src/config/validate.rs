@@ -9,7 +9,7 @@ use std::{
 
 use cluster_proto::limits;
 
-use super::{Config, Problem};
+use super::{ClientIdentity, Config, Problem};
 
 /// What the config is read for: printing needs less than running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,11 @@ pub enum Purpose {
 
 /// Fewer entries behind a snapshot risk a known failure of the Raft library: a purge that overtakes apply.
 const LOG_KEEP_MIN: u64 = 100_000;
+
+/// Aliases a connection keeps cost memory while it is idle.
+const TOPIC_ALIAS_MAX: u16 = 1_024;
+/// Certificates are read as a whole at every reload.
+const CERTIFICATES_MAX: usize = 1_024;
 
 pub(super) fn problems(config: &Config, purpose: Purpose) -> Vec<Problem> {
     let mut check = Check(Vec::new());
@@ -115,6 +120,48 @@ impl Check {
         self.that(mqtt.connections_max > 0, || {
             "`mqtt.connections_max` is zero: nobody could connect".to_owned()
         });
+        self.that(mqtt.handshakes_max > 0, || {
+            "`mqtt.handshakes_max` is zero: nobody could connect".to_owned()
+        });
+        let seconds = Duration::from_secs(1)..=Duration::from_secs(300);
+        self.that(seconds.contains(&mqtt.connect_timeout), || {
+            "`mqtt.connect_timeout` must be 1s to 5m".to_owned()
+        });
+        let keep_alive_most = Duration::from_secs(u64::from(u16::MAX));
+        let whole = mqtt.keep_alive_max.subsec_nanos() == 0;
+        self.that(mqtt.keep_alive_max <= keep_alive_most && whole, || {
+            format!("`mqtt.keep_alive_max` must be whole seconds, 0s (any) to {}s", u16::MAX)
+        });
+        self.that(mqtt.receive_max > 0, || "`mqtt.receive_max` must be 1 to 65535".to_owned());
+        self.that(mqtt.topic_alias_max <= TOPIC_ALIAS_MAX, || {
+            format!("`mqtt.topic_alias_max` must be 0 to {TOPIC_ALIAS_MAX}")
+        });
+        let most = limits::SUBSCRIPTIONS_PER_SESSION_MAX;
+        self.that((1..=most).contains(&mqtt.subscriptions_per_session), || {
+            format!("`mqtt.subscriptions_per_session` must be 1 to {most}")
+        });
+        let topic = mqtt.response_information.as_deref().unwrap_or_default();
+        self.that(topic.len() <= limits::TOPIC_LEN_MAX && !topic.contains(['#', '+', '\0']), || {
+            format!(
+                "`mqtt.response_information` must be the start of a topic: no wildcards, at most {} bytes",
+                limits::TOPIC_LEN_MAX
+            )
+        });
+        self.that(mqtt.sys_interval.is_zero() || mqtt.sys_interval >= Duration::from_secs(1), || {
+            "`mqtt.sys_interval` must be at least 1s, or 0s for never".to_owned()
+        });
+        self.certificates(config);
+    }
+
+    fn certificates(&mut self, config: &Config) {
+        let mqtt = &config.mqtt;
+        self.that(mqtt.tls_client_ca.is_some() || mqtt.tls_client_identity == ClientIdentity::None, || {
+            "`mqtt.tls_client_identity` needs `mqtt.tls_client_ca`: whose certificates are believed"
+                .to_owned()
+        });
+        self.that(mqtt.tls_certs_by_name.len() <= CERTIFICATES_MAX, || {
+            format!("`mqtt.tls_certs_by_name` has too many: the most is {CERTIFICATES_MAX}")
+        });
         self.that(mqtt.tls_cert.is_some() == mqtt.tls_key.is_some(), || pair("mqtt"));
         self.that(config.api.tls_cert.is_some() == config.api.tls_key.is_some(), || pair("api"));
     }
@@ -135,24 +182,17 @@ impl Check {
         self.that(cluster.advertise_api.is_some() || !unspecified(config.api.address), || {
             needed("api", "api.address", config.api.address)
         });
-        let Some(mqtt) = config.mqtt_listener() else { return };
-        self.that(cluster.advertise_mqtt.is_some() || !unspecified(mqtt), || {
-            needed("mqtt", "mqtt.address", mqtt)
-        });
+        let Some((listener, mqtt)) = config.mqtt_listener() else { return };
+        self.that(cluster.advertise_mqtt.is_some() || !unspecified(mqtt), || needed("mqtt", listener, mqtt));
     }
 
     /// Two TCP listeners on one port would make the second fail with a puzzling message.
     fn listeners(&mut self, config: &Config) {
         let edge = config.node.roles.edge;
-        let all = [
-            ("api.address", Some(config.api.address)),
-            ("http.address", Some(config.http.address)),
-            ("mqtt.address", config.mqtt.address.filter(|_| edge)),
-            ("mqtt.tls_address", config.mqtt.tls_address.filter(|_| edge)),
-        ];
+        let own = [("api.address", config.api.address), ("http.address", config.http.address)];
+        let all = own.into_iter().chain(config.mqtt.listeners().filter(|_| edge));
         let mut seen: Vec<(&str, SocketAddr)> = Vec::new();
-        for (name, address) in all {
-            let Some(address) = address.filter(|address| address.port() != 0) else { continue };
+        for (name, address) in all.filter(|(_, address)| address.port() != 0) {
             let same = |other: &SocketAddr| {
                 other.port() == address.port()
                     && (other.ip() == address.ip()
@@ -169,8 +209,9 @@ impl Check {
             });
             seen.push((name, address));
         }
-        self.that(!edge || config.mqtt.address.is_some() || config.mqtt.tls_address.is_some(), || {
-            "`mqtt.address` and `mqtt.tls_address` are both empty: an edge needs one".to_owned()
+        self.that(!edge || config.mqtt.listeners().next().is_some(), || {
+            "`mqtt.address`, `mqtt.tls_address`, `mqtt.ws_address` and `mqtt.wss_address` are all empty: an edge needs one"
+                .to_owned()
         });
     }
 
@@ -184,16 +225,21 @@ impl Check {
                 Some(path) => self.readable(key, path),
             }
         }
-        let optional: [(&str, &Option<PathBuf>); 4] = [
+        let optional: [(&str, &Option<PathBuf>); 5] = [
             ("api.tls_cert", &config.api.tls_cert),
             ("api.tls_key", &config.api.tls_key),
             ("mqtt.tls_cert", &config.mqtt.tls_cert),
             ("mqtt.tls_key", &config.mqtt.tls_key),
+            ("mqtt.tls_client_ca", &config.mqtt.tls_client_ca),
         ];
         for (key, path) in optional {
             if let Some(path) = path {
                 self.readable(key, path);
             }
+        }
+        for pair in &config.mqtt.tls_certs_by_name {
+            self.readable("mqtt.tls_certs_by_name", &pair.cert);
+            self.readable("mqtt.tls_certs_by_name", &pair.key);
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{LogFormat, LogLevel, Roles};
+use super::{CertificatePair, ClientAuth, ClientIdentity, LogFormat, LogLevel, ProxyProtocol, Roles};
 
 /// A value as the file or the environment gives it.
 #[derive(Clone, Debug, PartialEq)]
@@ -243,20 +243,74 @@ impl Value for Roles {
     }
 }
 
-impl Value for LogFormat {
-    fn read(raw: &Raw) -> Result<Self, String> {
-        match raw.text()? {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("must be text or json".to_owned()),
+/// Settings that are one of a few words.
+macro_rules! words {
+    ($($type:ident: $expected:literal, $($word:literal = $variant:ident),*;)*) => {$(
+        impl Value for $type {
+            fn read(raw: &Raw) -> Result<Self, String> {
+                match raw.text()? {
+                    $($word => Ok(Self::$variant),)*
+                    _ => Err(concat!("must be ", $expected).to_owned()),
+                }
+            }
+
+            fn print(&self) -> String {
+                quote(match self {
+                    $(Self::$variant => $word,)*
+                })
+            }
         }
+    )*};
+}
+words! {
+    LogFormat: "text or json", "text" = Text, "json" = Json;
+    ClientAuth: "required or optional", "required" = Required, "optional" = Optional;
+    ClientIdentity: "none or common-name", "none" = None, "common-name" = CommonName;
+}
+
+impl Value for Vec<CertificatePair> {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let pair = |text: String| {
+            let (cert, key) =
+                text.split_once(':').filter(|(cert, key)| !cert.is_empty() && !key.is_empty())?;
+            Some(CertificatePair { cert: cert.into(), key: key.into() })
+        };
+        let pairs = raw.list()?.into_iter().map(pair).collect::<Option<Self>>();
+        pairs.ok_or_else(|| "must be a list of \"CERT.pem:KEY.pem\"".to_owned())
     }
 
     fn print(&self) -> String {
-        quote(match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        })
+        let pair = |pair: &CertificatePair| format!("{}:{}", pair.cert.display(), pair.key.display());
+        self.iter().map(pair).collect::<Vec<_>>().print()
+    }
+}
+
+impl Value for ProxyProtocol {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let all = |on| Self { tcp: on, tls: on, ws: on, wss: on };
+        let mut found = all(false);
+        for listener in raw.list()? {
+            match listener.as_str() {
+                "true" => found = all(true),
+                "false" => {}
+                "tcp" => found.tcp = true,
+                "tls" => found.tls = true,
+                "ws" => found.ws = true,
+                "wss" => found.wss = true,
+                _ => return Err("must be true, false, or a list of tcp, tls, ws and wss".to_owned()),
+            }
+        }
+        Ok(found)
+    }
+
+    fn print(&self) -> String {
+        let names = [(self.tcp, "tcp"), (self.tls, "tls"), (self.ws, "ws"), (self.wss, "wss")];
+        let on: Vec<_> = names.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.to_owned()).collect();
+        match on.len() {
+            0 => "false".to_owned(),
+            4 => "true".to_owned(),
+            _ => on.print(),
+        }
     }
 }
 
@@ -300,6 +354,26 @@ mod tests {
         for text in ["30", "", "s", "-1s", "30 parsecs", "99999999999999999d"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_proxy_protocol_is_on_for_all_listeners_or_for_some() {
+        let read = |raw| ProxyProtocol::read(&raw);
+        let all = ProxyProtocol { tcp: true, tls: true, ws: true, wss: true };
+        assert_eq!(read(Raw::Word("true".to_owned())), Ok(all));
+        assert_eq!(
+            read(Raw::Text("ws, tls".to_owned())).map(|some| some.print()),
+            Ok("[\"tls\", \"ws\"]".to_owned())
+        );
+        assert_eq!(read(Raw::Word("false".to_owned())), Ok(ProxyProtocol::default()));
+        assert!(read(Raw::Text("udp".to_owned())).is_err());
+    }
+
+    #[test]
+    fn a_certificate_comes_with_its_key() {
+        let pairs = Vec::<CertificatePair>::read(&Raw::Text("a.pem:a.key,b.pem:b.key".to_owned()));
+        assert_eq!(pairs.map(|pairs| pairs.print()), Ok("[\"a.pem:a.key\", \"b.pem:b.key\"]".to_owned()));
+        assert!(Vec::<CertificatePair>::read(&Raw::Text("a.pem".to_owned())).is_err());
     }
 
     #[test]

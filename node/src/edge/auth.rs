@@ -34,22 +34,33 @@ impl Authenticator {
         self.revocations.add(app, terminal, issued_until);
     }
 
-    /// Whether these credentials let somebody in, and as whom.
+    /// Whether these credentials let somebody in, and as whom. `certified` is the name in the certificate that the
+    /// terminal showed, where it lets somebody in by itself.
     pub(crate) fn authenticate(
         &mut self,
         shared: &EdgeShared,
         credentials: Credentials,
+        certified: Option<&str>,
         now_ms: u64,
         wall_s: u64,
     ) -> Result<Grant, AuthRefusal> {
-        if shared.is_draining() {
-            return Err(AuthRefusal::Unavailable);
-        }
         match &credentials.password {
             Some(token) => self.by_token(shared, token, credentials.user_name.as_deref(), now_ms, wall_s),
+            None if certified.is_some() => by_certificate(certified, credentials.user_name.as_deref()),
             None if shared.anonymous => anonymous(shared, credentials),
             None => Err(AuthRefusal::BadCredential),
         }
+    }
+
+    /// Whether a fresh credential takes the place of the one a terminal connected with, and as whom.
+    pub(crate) fn reauthenticate(
+        &mut self,
+        shared: &EdgeShared,
+        token: &[u8],
+        now_ms: u64,
+        wall_s: u64,
+    ) -> Result<Grant, AuthRefusal> {
+        self.by_token(shared, token, None, now_ms, wall_s)
     }
 
     fn by_token(
@@ -116,19 +127,26 @@ fn grant_of(claims: TerminalClaims, now_ms: u64, wall_s: u64) -> Result<Grant, A
     })
 }
 
+/// A certificate names a terminal and no app.
+fn by_certificate(name: Option<&str>, user_name: Option<&str>) -> Result<Grant, AuthRefusal> {
+    let terminal = TerminalId::new(name.unwrap_or_default()).map_err(|_| AuthRefusal::BadCredential)?;
+    if !matches!(user_name, None | Some("" | "default")) {
+        return Err(AuthRefusal::NotAuthorized);
+    }
+    let permissions = Permissions::everything();
+    let app = AppId::DEFAULT;
+    Ok(Grant { app, terminal, no: None, credential_issued_at: 0, expires_at_ms: None, permissions })
+}
+
 fn anonymous(shared: &EdgeShared, credentials: Credentials) -> Result<Grant, AuthRefusal> {
     let app = match credentials.user_name.as_deref() {
         None | Some("" | "default") => AppId::DEFAULT,
         Some(name) => shared.app(name).ok_or(AuthRefusal::NotAuthorized)?,
     };
-    Ok(Grant {
-        app,
-        terminal: credentials.client_id.unwrap_or(credentials.assigned_id),
-        no: None,
-        credential_issued_at: 0,
-        expires_at_ms: None,
-        permissions: Permissions::everything(),
-    })
+    let terminal = credentials.client_id.unwrap_or(credentials.assigned_id);
+    let sys = || Permissions::new(&terminal, None, Some(&["#".to_owned(), "$SYS/#".to_owned()]));
+    let permissions = if shared.limits.anonymous_sys { sys() } else { Permissions::everything() };
+    Ok(Grant { app, terminal, no: None, credential_issued_at: 0, expires_at_ms: None, permissions })
 }
 
 #[cfg(test)]
@@ -187,7 +205,7 @@ mod tests {
             password: Option<&str>,
             wall_s: u64,
         ) -> Result<Grant, AuthRefusal> {
-            self.authenticator.authenticate(&self.shared, credentials(user, password), 50, wall_s)
+            self.authenticator.authenticate(&self.shared, credentials(user, password), None, 50, wall_s)
         }
     }
 
@@ -231,6 +249,47 @@ mod tests {
             Err(AuthRefusal::BadCredential),
             "a bad credential is not forgiven"
         );
+    }
+
+    #[test]
+    fn anonymous_clients_read_sys_topics_only_where_that_is_named() {
+        let mut fixture = fixture(true);
+        let granted = fixture.ask(None, None, 1_500).expect("granted");
+        assert!(!granted.permissions.may_subscribe("$SYS/#"));
+        let limits = Limits { anonymous_sys: true, ..Limits::default() };
+        fixture.shared = EdgeShared::new(NodeId(1), true, Arc::default(), limits, 1);
+        let granted = fixture.ask(None, None, 1_500).expect("granted");
+        assert!(
+            granted.permissions.may_subscribe("$SYS/broker/+") && granted.permissions.may_subscribe("a/#")
+        );
+        assert!(granted.permissions.may_publish("a") && !granted.permissions.may_publish("$SYS/broker/a"));
+    }
+
+    #[test]
+    fn a_certificate_that_lets_somebody_in_names_the_terminal_and_a_bad_credential_beside_it_is_not_forgiven()
+    {
+        let mut fixture = fixture(false);
+        let mut ask = |name, user, password| {
+            let credentials = credentials(user, password);
+            fixture.authenticator.authenticate(&fixture.shared, credentials, Some(name), 50, 1_500)
+        };
+        let grant = ask("tv-9", None, None).expect("granted");
+        assert_eq!((grant.app, grant.terminal.as_str(), grant.no), (AppId::DEFAULT, "tv-9", None));
+        assert_eq!(ask("tv-9", Some("another-app"), None), Err(AuthRefusal::NotAuthorized));
+        assert_eq!(ask("tv-9", None, Some("bad")), Err(AuthRefusal::BadCredential));
+        assert_eq!(ask("", None, None), Err(AuthRefusal::BadCredential));
+    }
+
+    #[test]
+    fn a_fresh_credential_is_checked_like_the_first() {
+        let mut fixture = fixture(false);
+        let token = fixture.token.clone();
+        let mut again = |token: &str, wall_s| {
+            fixture.authenticator.reauthenticate(&fixture.shared, token.as_bytes(), 50, wall_s)
+        };
+        assert_eq!(again(&token, 1_500).map(|grant| grant.credential_issued_at), Ok(1_000));
+        assert_eq!(again(&token, 2_000), Err(AuthRefusal::NotAuthorized));
+        assert_eq!(again("x.y.z", 1_500), Err(AuthRefusal::BadCredential));
     }
 
     #[test]

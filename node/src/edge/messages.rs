@@ -3,10 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use cluster_proto::{
-    AppId, Epoch, Message, Outcome, PushId, SessionId, TerminalId, TerminalNo, TerminalSet,
-    link::{Bound, FilterUse, PublishOutcome, RefuseReason, Subscription},
+    AppId, Epoch, Message, Outcome, PushId, Qos, TerminalId, TerminalNo, TerminalSet, Will,
+    link::{
+        Bound, ExchangeStep, FilterUse, Inbound, PublishOutcome, RefuseReason, RetainedAsk, SharedInFlight,
+        Subscription, Unacknowledged, WillFate,
+    },
 };
-use fabric_core::mqtt::{CloseCause, RequestNo};
+use fabric_core::mqtt::{Changed, CloseCause, Queued, RequestNo};
 
 use super::codec::Outgoing;
 
@@ -33,12 +36,18 @@ pub(crate) enum ToShard {
     /// A QoS 0 message for whoever subscribes here, and when it expires: from another shard, or relayed by the
     /// leader.
     Transient(Outgoing, Option<u64>),
+    /// The same for these terminals alone: each is the member its shared subscription groups' message goes to.
+    TransientTo(Outgoing, Option<u64>, Vec<TerminalNo>),
     /// The answer to [`ToHub::Bind`].
-    Bound(ConnId, Result<Bound, RefuseReason>),
+    Bound(ConnId, Result<Box<BoundPart>, RefuseReason>),
     /// The answer to [`ToHub::Subscribe`] or [`ToHub::Unsubscribe`].
-    Changed(ConnId, RequestNo, Result<(TerminalNo, SessionId), RefuseReason>),
-    /// The answer to [`ToHub::Publish`].
+    Changed(ConnId, RequestNo, Result<Changed, RefuseReason>),
+    /// The answer to [`ToHub::Publish`] and [`ToHub::Release`].
     Published(ConnId, RequestNo, Result<PublishOutcome, RefuseReason>),
+    /// The answer to [`ToHub::Step`]: it is committed.
+    Recorded(ConnId, RequestNo),
+    /// The answer to [`ToHub::Retained`].
+    Retained(ConnId, RequestNo, Result<RetainedPage, RefuseReason>),
     /// Close this connection.
     Close(ConnId, CloseCause),
     /// Close every connection; a new life begins.
@@ -85,6 +94,36 @@ pub(crate) enum ShardDelivery {
     },
     /// Take back what was not written.
     Withdraw(PushId, TerminalSet),
+    /// A push for a shared subscription group, for one member.
+    Shared(SharedPart),
+    /// Take back what a member holds for its group.
+    WithdrawShared(SharedInFlight),
+}
+
+/// A binding, and what the session goes on with.
+#[derive(Debug)]
+pub(crate) struct BoundPart {
+    pub(crate) bound: Bound,
+    /// For each of `bound.outbound`; where a payload is needed and not here, [`ToShard::Payload`] follows.
+    pub(crate) outbound: Vec<Queued<Outgoing>>,
+}
+
+/// Retained messages with their expiry, by topic.
+#[derive(Debug)]
+pub(crate) struct RetainedPage {
+    pub(crate) messages: Vec<(Outgoing, Option<u64>)>,
+    /// There may be more after this topic.
+    pub(crate) next: Option<String>,
+}
+
+/// See [`cluster_proto::link::SharedDelivery`].
+#[derive(Debug)]
+pub(crate) struct SharedPart {
+    pub(crate) to: SharedInFlight,
+    pub(crate) granted: Qos,
+    pub(crate) expires_at_ms: u64,
+    pub(crate) dup: bool,
+    pub(crate) message: Option<Outgoing>,
 }
 
 /// See [`cluster_proto::link::PushDelivery`].
@@ -124,7 +163,9 @@ pub(crate) enum ToHub {
     /// CONNECT was authenticated.
     Bind(Box<BindAsk>),
     /// A connection is gone. If it was bound or waited to be, its binding ends.
-    Closed { conn: ConnId, app: AppId, terminal: TerminalId, session_expiry_s: u32 },
+    Closed(Box<ClosedPart>),
+    /// AUTH brought a fresh credential, issued then (seconds since the epoch).
+    Reauthenticated { conn: ConnId, app: AppId, terminal: TerminalId, issued_at: u64 },
     /// Replicate.
     Subscribe {
         conn: ConnId,
@@ -142,11 +183,20 @@ pub(crate) enum ToHub {
         terminal: TerminalId,
         message: Box<Message>,
         ttl_ms: Option<u64>,
+        exchange: Option<Inbound>,
     },
-    /// A QoS 0 PUBLISH, for other edges.
-    Transient(Outgoing),
-    /// What became of a push.
+    /// PUBREL of an exchange that was named in a Publish.
+    Release { conn: ConnId, request: RequestNo, terminal: TerminalId, exchange: Inbound },
+    /// A QoS 0 PUBLISH, for other edges, and when it expires.
+    Transient(Outgoing, Option<u64>),
+    /// A retained QoS 0 PUBLISH, to be kept, and when it expires. Nobody waits for an answer.
+    Retain { conn: ConnId, terminal: TerminalId, message: Outgoing, expires_at_ms: Option<u64> },
+    /// Retained messages are asked for.
+    Retained { conn: ConnId, request: RequestNo, terminal: TerminalId, ask: Box<RetainedAsk> },
+    /// What became of a push, for a terminal or a shared subscription group.
     Receipt(PushId, Outcome, TerminalNo),
+    /// A step of an outbound QoS 2 exchange, behind the receipts before it; answered if there is a request.
+    Step { conn: ConnId, request: Option<RequestNo>, step: ExchangeStep },
     /// The terminal has room.
     Pull { no: TerminalNo, epoch: Epoch, after: PushId, max: u16 },
     /// First subscriber of this shard.
@@ -171,6 +221,19 @@ pub(crate) struct BindAsk {
     pub(crate) credential_issued_at: u64,
     pub(crate) clean_start: bool,
     pub(crate) session_expiry_s: u32,
+    pub(crate) will: Option<Box<Will>>,
+}
+
+/// The end of a connection, as the hub needs it.
+#[derive(Debug)]
+pub(crate) struct ClosedPart {
+    pub(crate) conn: ConnId,
+    pub(crate) app: AppId,
+    pub(crate) terminal: TerminalId,
+    pub(crate) session_expiry_s: u32,
+    pub(crate) will: WillFate,
+    /// The session goes on with these packet ids.
+    pub(crate) unacknowledged: Vec<Unacknowledged>,
 }
 
 /// What only a shard knows of its bound terminals.
@@ -180,4 +243,6 @@ pub(crate) struct ShardReport {
     pub(crate) terminals: Vec<(ConnId, PushId)>,
     /// Queued or written and not answered.
     pub(crate) in_flight: BTreeMap<PushId, TerminalSet>,
+    /// The same, for shared subscription groups.
+    pub(crate) shared: Vec<SharedInFlight>,
 }

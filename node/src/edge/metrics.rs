@@ -7,6 +7,8 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 pub(crate) const CONNECTIONS: &str = "carillon_edge_connections";
 /// Terminals bound: CONNACK was sent.
 pub(crate) const CONNECTS: &str = "carillon_edge_connects_total";
+/// Connections closed before CONNECT, by `listener` and `reason`.
+pub(crate) const TURNED_AWAY: &str = "carillon_edge_turned_away_total";
 /// CONNECTs refused, by `reason`.
 pub(crate) const REFUSED: &str = "carillon_edge_connects_refused_total";
 /// Connections ended, by `reason`.
@@ -19,6 +21,10 @@ pub(crate) const PUBLISHES: &str = "carillon_edge_publishes_total";
 pub(crate) const RECEIPTS: &str = "carillon_edge_receipts_total";
 /// QoS 0 messages dropped, by `reason`: `slow-reader`, `shard-full`, `hub-full`, `no-leader`.
 pub(crate) const TRANSIENT_DROPPED: &str = "carillon_edge_transient_dropped_total";
+/// Retained QoS 0 messages that could not be kept: too many wait, or the leader refuses (a quota).
+pub(crate) const RETAIN_REFUSED: &str = "carillon_edge_retain_refused_total";
+/// Times a limit was enforced, by `limit`.
+pub(crate) const LIMITED: &str = "carillon_edge_limited_total";
 /// Bytes read from terminals.
 pub(crate) const BYTES_IN: &str = "carillon_edge_received_bytes_total";
 /// Bytes written to terminals.
@@ -38,12 +44,15 @@ pub(crate) const CACHE_BYTES: &str = "carillon_edge_payload_cache_bytes";
 pub(crate) fn describe() {
     describe_gauge!(CONNECTIONS, "MQTT connections open");
     describe_counter!(CONNECTS, "CONNECTs accepted");
+    describe_counter!(TURNED_AWAY, "connections closed before CONNECT, by listener and reason");
     describe_counter!(REFUSED, "CONNECTs refused, by reason");
     describe_counter!(CLOSED, "MQTT connections ended, by reason");
     describe_counter!(DELIVERIES, "PUBLISH packets written to terminals, by QoS");
     describe_counter!(PUBLISHES, "PUBLISH packets received from terminals, by QoS");
     describe_counter!(RECEIPTS, "outcomes put in the outbox");
     describe_counter!(TRANSIENT_DROPPED, "QoS 0 messages dropped, by reason");
+    describe_counter!(RETAIN_REFUSED, "retained QoS 0 messages that could not be kept");
+    describe_counter!(LIMITED, "times a limit was enforced, by limit");
     describe_counter!(BYTES_IN, "bytes read from terminals");
     describe_counter!(BYTES_OUT, "bytes written to terminals");
     describe_gauge!(LINK_LIVE, "1 while the link to the leader is live");
@@ -64,6 +73,7 @@ pub(crate) struct ShardCounters {
     pub(crate) dropped_slow: metrics::Counter,
     pub(crate) dropped_shard_full: metrics::Counter,
     pub(crate) dropped_hub_full: metrics::Counter,
+    pub(crate) retain_refused: metrics::Counter,
     pub(crate) bytes_in: metrics::Counter,
     pub(crate) bytes_out: metrics::Counter,
 }
@@ -80,6 +90,7 @@ impl ShardCounters {
             dropped_slow: counter!(TRANSIENT_DROPPED, "reason" => "slow-reader"),
             dropped_shard_full: counter!(TRANSIENT_DROPPED, "reason" => "shard-full"),
             dropped_hub_full: counter!(TRANSIENT_DROPPED, "reason" => "hub-full"),
+            retain_refused: counter!(RETAIN_REFUSED),
             bytes_in: counter!(BYTES_IN),
             bytes_out: counter!(BYTES_OUT),
         }
@@ -114,5 +125,7 @@ fn close_reason(cause: CloseCause) -> &'static str {
         CloseCause::ServerShuttingDown => "shutting-down",
         CloseCause::ServerUnavailable => "unavailable",
         CloseCause::TooSlow => "too-slow",
+        CloseCause::UseAnotherServer => "use-another-server",
+        CloseCause::ServerMoved => "server-moved",
     }
 }

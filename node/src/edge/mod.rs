@@ -11,18 +11,20 @@
 //! - [`codec`]: MQTT bytes ⇄ packets.
 //! - `messages`: what hub and shards tell each other; `shared`: the few words both look at.
 //! - `auth`: who a terminal is.
-//! - `metrics`: every metric of an edge.
+//! - `metrics`: every metric of an edge; `notices`: what is said when a limit is enforced.
 //!
 //! Decisions live in `fabric_core`: `mqtt::Session` for a terminal, `link::EdgeLink` for the link.
 
 mod auth;
 mod clock;
 pub mod codec;
+mod gate;
 mod hub;
 mod link;
 mod listener;
 mod messages;
 mod metrics;
+mod notices;
 mod shard;
 mod shared;
 
@@ -37,7 +39,10 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::listener::ListenError;
+pub use self::{
+    gate::GateLimits,
+    listener::{Kind, ListenError, Listener, Listeners},
+};
 use self::{
     hub::{Hub, HubParts, Order},
     messages::ToShard,
@@ -52,26 +57,31 @@ const INBOX_MAX: usize = 1_024;
 /// Batches of all shards that the hub has not taken. When full, shards gather.
 const HUB_INBOX_MAX: usize = 1_024;
 
-/// Where terminals connect.
-#[derive(Clone, Debug)]
-pub struct Listeners {
-    /// MQTT over TCP.
-    pub mqtt: SocketAddr,
-    /// MQTT over TLS.
-    pub tls: Option<(SocketAddr, Arc<rustls::ServerConfig>)>,
-}
-
 /// What an operator may lower.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections at once; beyond, they are closed at once. One file descriptor each.
     pub connections_max: usize,
+    /// Connections of one app at once; 0: any number.
+    pub connections_per_app: usize,
+    /// Who may connect how often.
+    pub gate: GateLimits,
+    /// A verified client certificate lets somebody in, as the terminal of its common name.
+    pub certificates_let_in: bool,
+    /// PUBLISH packets per second of one connection; 0: any number.
+    pub publish_rate: u32,
+    /// Bytes of PUBLISH packets per second of one connection; 0: any number.
+    pub publish_bytes_rate: u64,
     /// Longest keep alive, seconds; 0: any.
     pub keep_alive_s_max: u16,
     /// A CONNECT waits this long for a leader.
     pub bind_timeout: Duration,
     /// An edge that has not heard any control node for this long sends its terminals elsewhere.
     pub isolation_grace: Duration,
+    /// Between two rounds of `$SYS` topics; zero: never.
+    pub sys_interval: Duration,
+    /// Clients without credentials may read `$SYS` topics.
+    pub anonymous_sys: bool,
     /// What one session may use.
     pub session: SessionConfig,
     /// Payloads kept for deliveries to come.
@@ -82,9 +92,16 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 1_000_000,
+            connections_per_app: 0,
+            gate: GateLimits::default(),
+            certificates_let_in: false,
+            publish_rate: 0,
+            publish_bytes_rate: 0,
             keep_alive_s_max: 0,
             bind_timeout: Duration::from_secs(5),
             isolation_grace: Duration::from_secs(60),
+            sys_interval: Duration::from_secs(10),
+            anonymous_sys: false,
             session: SessionConfig::default(),
             payload_cache_bytes: 64 * 1024 * 1024,
         }
@@ -96,7 +113,7 @@ impl Default for Limits {
 pub struct EdgeOptions {
     /// Its node.
     pub node: NodeId,
-    /// Where it is reached; told to the leader. An empty `mqtt` becomes the address of the listener.
+    /// Where it is reached; told to the leader. An empty `mqtt` becomes the address of the first listener.
     pub addresses: NodeAddresses,
     /// Where it listens.
     pub listeners: Listeners,
@@ -113,8 +130,7 @@ pub struct EdgeOptions {
 /// A running edge. Dropping it stops it without good-bye; see [`EdgeHandle::drain`].
 #[derive(Debug)]
 pub struct EdgeHandle {
-    mqtt: SocketAddr,
-    tls: Option<SocketAddr>,
+    listeners: Vec<(Kind, SocketAddr)>,
     shared: Arc<EdgeShared>,
     ready: watch::Receiver<bool>,
     orders: mpsc::Sender<Order>,
@@ -135,29 +151,17 @@ pub async fn start(options: EdgeOptions, endpoint: Endpoint, keyring: Arc<Keyrin
     anyhow::ensure!(!options.control_seeds.is_empty(), "an edge needs the address of a control node");
     metrics::describe();
     let shards = shard_count(options.shards);
-    let plain = listener::bind_all(options.listeners.mqtt, shards)?;
-    let tls = match &options.listeners.tls {
-        Some((address, config)) => Some((listener::bind_all(*address, shards)?, Arc::clone(config))),
-        None => None,
-    };
-    let mqtt = plain[0].local_addr().context("read the MQTT listener's address")?;
-    let tls_address = match &tls {
-        Some((listeners, _)) => Some(listeners[0].local_addr().context("read the TLS listener's address")?),
-        None => None,
-    };
+    let (bound, listeners) = options.listeners.bind(shards)?;
     let shared =
         Arc::new(EdgeShared::new(options.node, options.anonymous, keyring, options.limits.clone(), shards));
     let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(INBOX_MAX)).unzip();
     let (hub_inbox, from_shards) = mpsc::channel(HUB_INBOX_MAX);
     let mut threads = Vec::new();
-    let mut tls_listeners = tls.map(|(listeners, config)| (listeners.into_iter(), config));
-    for ((index, listener), inbox) in (0u16..).zip(plain).zip(receivers) {
-        let tls = tls_listeners.as_mut().and_then(|(rest, config)| Some((rest.next()?, Arc::clone(config))));
+    for ((index, listeners), inbox) in (0u16..).zip(bound).zip(receivers) {
         threads.push(shard::spawn(ShardParts {
             index,
             shared: Arc::clone(&shared),
-            listener,
-            tls,
+            listeners,
             inbox,
             hub: hub_inbox.clone(),
             peers: peers_of(index, &inboxes),
@@ -165,7 +169,7 @@ pub async fn start(options: EdgeOptions, endpoint: Endpoint, keyring: Arc<Keyrin
     }
     let mut addresses = options.addresses;
     if addresses.mqtt.is_empty() {
-        addresses.mqtt = mqtt.to_string();
+        addresses.mqtt = listeners[0].1.to_string();
     }
     let (orders, orders_rx) = mpsc::channel(4);
     let (ready_tx, ready) = watch::channel(false);
@@ -179,8 +183,10 @@ pub async fn start(options: EdgeOptions, endpoint: Endpoint, keyring: Arc<Keyrin
         orders: orders_rx,
         ready: ready_tx,
     })?);
-    tracing::info!(%mqtt, tls = ?tls_address, shards, "edge listens");
-    Ok(EdgeHandle { mqtt, tls: tls_address, shared, ready, orders, threads })
+    for (kind, address) in &listeners {
+        tracing::info!(listener = kind.name(), %address, shards, "edge listens");
+    }
+    Ok(EdgeHandle { listeners, shared, ready, orders, threads })
 }
 
 impl EdgeHandle {
@@ -189,14 +195,9 @@ impl EdgeHandle {
         self.ready.clone()
     }
 
-    /// Where MQTT is listened for.
-    pub fn mqtt_addr(&self) -> SocketAddr {
-        self.mqtt
-    }
-
-    /// Where MQTT over TLS is listened for.
-    pub fn tls_addr(&self) -> Option<SocketAddr> {
-        self.tls
+    /// Where this kind is listened for.
+    pub fn address(&self, kind: Kind) -> Option<SocketAddr> {
+        self.listeners.iter().find(|(other, _)| *other == kind).map(|(_, address)| *address)
     }
 
     /// The edge in numbers.

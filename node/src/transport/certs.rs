@@ -28,7 +28,7 @@ pub const AUTHORITY_FILE: &str = "ca.pem";
 /// The authority's private key: needed to sign, never on a node.
 pub const AUTHORITY_KEY_FILE: &str = "ca.key";
 
-/// Validity of what `carillon certs` writes. Nodes read their certificate at start, so renewal is a restart.
+/// Validity of what `carillon certs` writes. A node reads its own certificate at start: renewal is a restart.
 pub const VALIDITY_DEFAULT: Duration = Duration::from_secs(2 * 365 * 86_400);
 /// Validity of the authority, and of everything in a development directory, which nobody renews.
 pub const VALIDITY_LONG: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -92,6 +92,18 @@ pub enum CertsError {
         path: PathBuf,
         /// What is wrong.
         source: IdentityError,
+    },
+    /// Good no more.
+    #[error("the certificate of {path} has expired", path = .path.display())]
+    Expired {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Not good yet.
+    #[error("the certificate of {path} is not valid yet", path = .path.display())]
+    NotYetValid {
+        /// Which.
+        path: PathBuf,
     },
     /// The cryptography refused.
     #[error("make a certificate: {0}")]
@@ -172,24 +184,6 @@ impl Certificates {
             Peer::Operator => None,
         }
     }
-
-    /// For TLS over TCP (MQTT): serves this certificate and asks clients for none.
-    pub fn server_config(&self) -> Result<rustls::ServerConfig, rustls::Error> {
-        let builder = rustls::ServerConfig::builder_with_provider(super::setup::provider())
-            .with_safe_default_protocol_versions()?;
-        builder.with_no_client_auth().with_single_cert(self.chain.clone(), self.key.clone_key())
-    }
-}
-
-/// For TLS over TCP with a certificate that is no node's: one that terminals trust already.
-pub fn server_config(cert: &Path, key: &Path) -> Result<rustls::ServerConfig, CertsError> {
-    let chain = parse_chain(cert, &read(cert)?)?;
-    let unusable = || CertsError::Pem { path: key.to_owned(), what: "private key for its certificate" };
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| unusable())?;
-    rustls::ServerConfig::builder_with_provider(super::provider())
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
-        .map_err(|_| unusable())
 }
 
 impl fmt::Debug for Certificates {
@@ -279,13 +273,13 @@ fn ia5(text: &str) -> Result<Ia5String, CertsError> {
     Ia5String::try_from(text).map_err(|_| CertsError::BadHost(text.to_owned()))
 }
 
-fn parse_chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertsError> {
+pub(super) fn parse_chain(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertsError> {
     let bad = || CertsError::Pem { path: path.to_owned(), what: "certificate" };
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|_| bad())?;
     if chain.is_empty() { Err(bad()) } else { Ok(chain) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CertsError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, CertsError> {
     fs::read(path).map_err(|source| CertsError::File { path: path.to_owned(), source })
 }
 
@@ -333,7 +327,6 @@ mod tests {
         let paths = write_node(dir.path(), NodeId(7), Roles::EDGE, &hosts).expect("node");
         let certificates = Certificates::load(&paths).expect("load");
         assert_eq!(certificates.identity(), Some(Identity { node: NodeId(7), roles: Roles::EDGE }));
-        assert!(certificates.server_config().is_ok());
     }
 
     #[test]

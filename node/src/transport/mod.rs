@@ -3,6 +3,7 @@
 //! - [`certs`]: the cluster's certificate authority and the certificates it signs.
 //! - [`identity`]: who a certificate says its holder is.
 //! - [`quic`]: one [`Endpoint`] per node, server and client at once.
+//! - [`tls`]: TLS over TCP towards clients, read again while the node runs.
 //! - [`frames`]: typed frames on streams, batched.
 //!
 //! This module knows nothing of what the streams carry; `raft` and the link give them their meaning.
@@ -12,6 +13,7 @@ pub mod frames;
 pub mod identity;
 pub mod quic;
 mod setup;
+pub mod tls;
 
 #[cfg(test)]
 pub(crate) mod tests;

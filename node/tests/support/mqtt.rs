@@ -38,6 +38,7 @@ pub(crate) struct Received {
     pub(crate) qos: u8,
     pub(crate) packet_id: u16,
     pub(crate) dup: bool,
+    pub(crate) retain: bool,
 }
 
 #[derive(Default, Clone)]
@@ -47,6 +48,10 @@ pub(crate) struct Connect<'a> {
     pub(crate) persistent: bool,
     pub(crate) user: Option<&'a str>,
     pub(crate) password: Option<&'a str>,
+    /// Topic and payload; QoS 1.
+    pub(crate) will: Option<(&'a str, &'a str)>,
+    /// MQTT 5: the method and data of enhanced authentication.
+    pub(crate) method: Option<(&'a str, &'a str)>,
 }
 
 impl Client {
@@ -150,7 +155,31 @@ impl Client {
             at += 1 + usize::from(raw.body[at]);
         }
         let payload = String::from_utf8(raw.body[at..].to_vec()).expect("payload");
-        Received { topic, payload, qos, packet_id, dup: raw.first & 8 > 0 }
+        Received { topic, payload, qos, packet_id, dup: raw.first & 8 > 0, retain: raw.first & 1 > 0 }
+    }
+
+    /// PUBREC, PUBREL and PUBCOMP.
+    pub(crate) async fn pubrec(&mut self, packet_id: u16) {
+        self.send(0x50, &packet_id.to_be_bytes()).await;
+    }
+
+    pub(crate) async fn pubrel(&mut self, packet_id: u16) {
+        self.send(0x62, &packet_id.to_be_bytes()).await;
+    }
+
+    pub(crate) async fn pubcomp(&mut self, packet_id: u16) {
+        self.send(0x70, &packet_id.to_be_bytes()).await;
+    }
+
+    /// The next packet is an acknowledgement of this kind for this packet id.
+    pub(crate) async fn expect(&mut self, first: u8, packet_id: u16) {
+        let raw = self.next().await.expect("a packet, not the end");
+        assert_eq!((raw.first, &raw.body[..2]), (first, &packet_id.to_be_bytes()[..]), "{raw:?}");
+    }
+
+    pub(crate) async fn disconnect(mut self) {
+        self.send(0xE0, &[]).await;
+        assert_eq!(self.next().await, None);
     }
 
     pub(crate) async fn ack(&mut self, packet_id: u16) {
@@ -167,6 +196,13 @@ impl Client {
     }
 
     pub(crate) async fn subscribe(&mut self, filter: &str, qos: u8) -> u8 {
+        self.send_subscribe(filter, qos).await;
+        let suback = self.next().await.expect("SUBACK");
+        assert_eq!(suback.first, 0x90, "{suback:?}");
+        *suback.body.last().expect("a code")
+    }
+
+    pub(crate) async fn send_subscribe(&mut self, filter: &str, qos: u8) {
         let mut body = vec![0, 7];
         if self.v5 {
             body.push(0);
@@ -174,22 +210,24 @@ impl Client {
         put_text(&mut body, filter);
         body.push(qos);
         self.send(0x82, &body).await;
-        let suback = self.next().await.expect("SUBACK");
-        assert_eq!(suback.first, 0x90, "{suback:?}");
-        *suback.body.last().expect("a code")
     }
 
     pub(crate) async fn publish(&mut self, topic: &str, payload: &str, qos: u8, packet_id: u16) {
+        self.publish_with(0x30 | (qos << 1), topic, payload, packet_id).await;
+    }
+
+    /// `first`: with the flags.
+    pub(crate) async fn publish_with(&mut self, first: u8, topic: &str, payload: &str, packet_id: u16) {
         let mut body = Vec::new();
         put_text(&mut body, topic);
-        if qos > 0 {
+        if first & 0x06 > 0 {
             body.extend_from_slice(&packet_id.to_be_bytes());
         }
         if self.v5 {
             body.push(0);
         }
         body.extend_from_slice(payload.as_bytes());
-        self.send(0x30 | (qos << 1), &body).await;
+        self.send(first, &body).await;
     }
 
     pub(crate) async fn ping(&mut self) {
@@ -202,23 +240,53 @@ fn connect_body(connect: &Connect<'_>) -> Vec<u8> {
     let mut body = Vec::new();
     put_text(&mut body, "MQTT");
     body.push(if connect.v5 { 5 } else { 4 });
-    let flags = u8::from(!connect.persistent) << 1
-        | u8::from(connect.password.is_some()) << 6
-        | u8::from(connect.user.is_some()) << 7;
+    let flag = |on: bool, bits: u8| if on { bits } else { 0 };
+    let flags = flag(!connect.persistent, 0x02)
+        | flag(connect.will.is_some(), 0x0C)
+        | flag(connect.password.is_some(), 0x40)
+        | flag(connect.user.is_some(), 0x80);
     body.push(flags);
     body.extend_from_slice(&[0, 60]);
     if connect.v5 {
+        let mut properties = Vec::new();
         if connect.persistent {
-            body.extend_from_slice(&[5, 0x11, 0, 0, 0, 100]);
-        } else {
-            body.push(0);
+            properties.extend_from_slice(&[0x11, 0, 0, 0, 100]);
         }
+        if let Some((method, data)) = connect.method {
+            put_property(&mut properties, 0x15, method);
+            put_property(&mut properties, 0x16, data);
+        }
+        put_properties(&mut body, &properties);
     }
     put_text(&mut body, connect.id);
+    if let Some((topic, payload)) = connect.will {
+        if connect.v5 {
+            body.push(0);
+        }
+        put_text(&mut body, topic);
+        put_text(&mut body, payload);
+    }
     for text in [connect.user, connect.password].into_iter().flatten() {
         put_text(&mut body, text);
     }
     body
+}
+
+/// A text property with its identifier.
+pub(crate) fn put_property(properties: &mut Vec<u8>, identifier: u8, text: &str) {
+    properties.push(identifier);
+    put_text(properties, text);
+}
+
+/// Properties behind their length, which is below 16 KiB.
+pub(crate) fn put_properties(body: &mut Vec<u8>, properties: &[u8]) {
+    let len = properties.len();
+    if len > 127 {
+        body.extend_from_slice(&[(len & 0x7f) as u8 | 0x80, (len >> 7) as u8]);
+    } else {
+        body.push(len as u8);
+    }
+    body.extend_from_slice(properties);
 }
 
 fn put_text(body: &mut Vec<u8>, text: &str) {

@@ -6,7 +6,7 @@ mod forward;
 mod services;
 mod tls;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use cluster_proto::credential::{AUDIENCE_API, ApiClaims, Scope};
 use tokio::{net::TcpListener, runtime, sync::watch};
@@ -14,12 +14,13 @@ use tonic::{Request, transport::Channel};
 
 use self::fake::Fake;
 use super::{
-    Gate, Remote, Target,
+    Gate, Remote, Target, listener,
     server::{Bound, PushLimits, ServerTls, Services},
 };
 use crate::{
     auth::{self, Keyring},
     telemetry::Health,
+    transport::tls::{Loaded, TlsSlot},
 };
 
 const LIMITS: PushLimits =
@@ -50,7 +51,8 @@ impl Node {
         let services = Services::new(fake.clone(), gate.clone(), LIMITS);
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("listener");
-            let bound = Bound::new(listener, tls, gate, watched, Health::new(&[])).expect("certificates");
+            let tls = tls.map(|tls| (tls.clone(), slot(tls)));
+            let bound = Bound::new(listener, tls, gate, watched, Health::new(&[]));
             bound.serve(Some(services), std::future::pending()).await.expect("serve");
         });
         Self { address, target, runtime: Some(runtime), fake }
@@ -79,6 +81,11 @@ impl Node {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.address));
         endpoint.expect("endpoint").connect().await.expect("connect")
     }
+}
+
+fn slot(tls: ServerTls) -> Arc<TlsSlot> {
+    let load = move || Ok(Loaded { config: listener::config(&tls)?, certificates: Vec::new() });
+    TlsSlot::new("api", load).expect("certificates")
 }
 
 impl Drop for Node {

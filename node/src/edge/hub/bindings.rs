@@ -22,6 +22,8 @@ pub(crate) struct Binding {
 pub(crate) struct Bindings {
     by_terminal: HashMap<(AppId, TerminalId), Binding>,
     by_no: HashMap<TerminalNo, ConnId>,
+    /// How many of each app, for its limit.
+    by_app: HashMap<AppId, usize>,
     shard_sets: Vec<TerminalSet>,
 }
 
@@ -33,12 +35,18 @@ impl Bindings {
         Self {
             by_terminal: HashMap::new(),
             by_no: HashMap::new(),
+            by_app: HashMap::new(),
             shard_sets: vec![TerminalSet::new(); shards],
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.by_terminal.len()
+    }
+
+    /// How many terminals of an app are bound here.
+    pub(crate) fn len_of(&self, app: AppId) -> usize {
+        self.by_app.get(&app).copied().unwrap_or(0)
     }
 
     pub(crate) fn get(&self, app: AppId, terminal: &TerminalId) -> Option<&Binding> {
@@ -65,8 +73,9 @@ impl Bindings {
         let Bound { no, epoch, session, .. } = *bound;
         let binding = Binding { conn, no, epoch, session, credential_issued_at };
         let old = self.by_terminal.insert((app, terminal), binding);
-        if let Some(old_no) = old.as_ref().and_then(|old| old.no) {
-            self.remove_no(old_no);
+        match &old {
+            Some(old) => old.no.into_iter().for_each(|old_no| self.remove_no(old_no)),
+            None => *self.by_app.entry(app).or_insert(0) += 1,
         }
         if let Some(no) = no {
             self.insert_no(no, conn);
@@ -93,11 +102,25 @@ impl Bindings {
         }
     }
 
+    /// A fresh credential took the place of the one it was bound with.
+    pub(crate) fn reauthenticate(&mut self, app: AppId, terminal: &TerminalId, conn: ConnId, issued_at: u64) {
+        let binding = self.by_terminal.get_mut(&(app, terminal.clone()));
+        if let Some(binding) = binding.filter(|binding| binding.conn == conn) {
+            binding.credential_issued_at = issued_at;
+        }
+    }
+
     /// A connection is gone; its binding, if it still had it.
     pub(crate) fn unbind(&mut self, app: AppId, terminal: &TerminalId, conn: ConnId) -> Option<Binding> {
         let key = (app, terminal.clone());
         self.by_terminal.get(&key).filter(|binding| binding.conn == conn)?;
         let binding = self.by_terminal.remove(&key)?;
+        if let Some(bound) = self.by_app.get_mut(&app) {
+            *bound -= 1;
+            if *bound == 0 {
+                self.by_app.remove(&app);
+            }
+        }
         if let Some(no) = binding.no {
             self.remove_no(no);
         }
@@ -181,8 +204,8 @@ mod tests {
             session: None,
             session_expiry_s: 0,
             subscriptions: Vec::new(),
-            inbound: Vec::new(),
             outbound: Vec::new(),
+            inbound: Vec::new(),
         }
     }
 
@@ -222,6 +245,7 @@ mod tests {
         let terminal = TerminalId::new("t7").unwrap();
         assert!(bind(&mut bindings, 7, conn(0, 1)).is_none());
         let old = bind(&mut bindings, 7, conn(1, 2)).expect("the first");
+        assert_eq!(bindings.len_of(AppId::DEFAULT), 1);
         assert_eq!(old.conn, conn(0, 1));
         assert!(bindings.unbind(AppId::DEFAULT, &terminal, conn(0, 1)).is_none());
         assert_eq!(bindings.conn_of(TerminalNo(7)), Some(conn(1, 2)));
@@ -229,7 +253,7 @@ mod tests {
         assert!(parts[0].is_none() && nos(&parts[1]) == [7]);
         assert!(bindings.unbind(AppId::DEFAULT, &terminal, conn(1, 2)).is_some());
         assert_eq!(bindings.conn_of(TerminalNo(7)), None);
-        assert_eq!(bindings.len(), 0);
+        assert_eq!((bindings.len(), bindings.len_of(AppId::DEFAULT)), (0, 0));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use cluster_proto::{
     AppId,
     link::{FilterDelta, FilterUse},
 };
+use fabric_core::sys;
 
 type Key = (AppId, Box<str>, FilterUse);
 
@@ -16,6 +17,8 @@ pub(crate) struct FilterCounts {
     shards: HashMap<Key, u32>,
     /// `true`: added since the last delta. A filter that came and went in between is not mentioned.
     changed: HashMap<Key, bool>,
+    /// Filters for `$SYS` topics, by app: for most there are none.
+    sys: HashMap<AppId, usize>,
 }
 
 impl FilterCounts {
@@ -24,6 +27,9 @@ impl FilterCounts {
         let shards = self.shards.entry(key.clone()).or_insert(0);
         *shards += 1;
         if *shards == 1 {
+            if sys::is_sys(&key.1) {
+                *self.sys.entry(app).or_insert(0) += 1;
+            }
             self.change(key, true);
         }
     }
@@ -34,8 +40,14 @@ impl FilterCounts {
         *shards -= 1;
         if *shards == 0 {
             self.shards.remove(&key);
+            self.remove_sys(app, &key.1);
             self.change(key, false);
         }
+    }
+
+    /// Apps with a subscriber to `$SYS` topics.
+    pub(crate) fn sys_apps(&self) -> Vec<AppId> {
+        self.sys.keys().copied().collect()
     }
 
     /// What changed since the last call.
@@ -56,6 +68,15 @@ impl FilterCounts {
         self.changed.clear();
         let added = self.shards.keys().map(|(app, filter, used_for)| (*app, filter.to_string(), *used_for));
         FilterDelta { added: added.collect(), removed: Vec::new() }
+    }
+
+    fn remove_sys(&mut self, app: AppId, filter: &str) {
+        if let Some(filters) = self.sys.get_mut(&app).filter(|_| sys::is_sys(filter)) {
+            *filters -= 1;
+            if *filters == 0 {
+                self.sys.remove(&app);
+            }
+        }
     }
 
     fn change(&mut self, key: Key, added: bool) {
@@ -91,6 +112,20 @@ mod tests {
         assert_eq!(counts.take_delta().map(|d| d.removed.len()), Some(1));
         remove(&mut counts);
         assert_eq!(counts.take_delta(), None);
+    }
+
+    #[test]
+    fn apps_with_sys_subscribers_are_known() {
+        let mut counts = FilterCounts::default();
+        add(&mut counts);
+        assert!(counts.sys_apps().is_empty());
+        for used_for in [FilterUse::Any, FilterUse::BestEffort] {
+            counts.add(AppId::DEFAULT, "$SYS/#".into(), used_for);
+        }
+        counts.remove(AppId::DEFAULT, "$SYS/#".into(), FilterUse::BestEffort);
+        assert_eq!(counts.sys_apps(), [AppId::DEFAULT]);
+        counts.remove(AppId::DEFAULT, "$SYS/#".into(), FilterUse::Any);
+        assert!(counts.sys_apps().is_empty());
     }
 
     #[test]

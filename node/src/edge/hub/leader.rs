@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use cluster_proto::{
-    AppId, Epoch, Message, Outcome, PushId, TerminalId, TerminalSet,
+    AppId, Epoch, Message, Outcome, PushId, TerminalId, TerminalNo, TerminalSet,
     link::{
-        Deliver, Fetch, LeaderControl, Owed, OwedPush, Payload, PublishOutcome, PushDelivery, RefuseReason,
+        Deliver, Fetch, LeaderControl, Owed, OwedPush, Payload, PushDelivery, SharedDelivery, SharedInFlight,
         Transient, UnbindReason,
     },
 };
@@ -16,7 +16,7 @@ use super::Hub;
 use crate::edge::{
     codec::Outgoing,
     link::FromLeader,
-    messages::{OwedPart, PushPart, ShardDelivery, Targets, ToShard},
+    messages::{OwedPart, PushPart, ShardDelivery, SharedPart, Targets, ToShard},
     metrics as names,
 };
 
@@ -28,7 +28,7 @@ impl Hub {
             FromLeader::Published(published) => self.link.handle_published(published),
             FromLeader::Committed(committed) => self.link.handle_committed(committed),
             FromLeader::Payload(payload) => self.handle_payload(payload),
-            FromLeader::Transient(transient) => self.handle_transient(&transient),
+            FromLeader::Transient(transient) => self.handle_transient(transient),
             FromLeader::Closed(reason) => {
                 tracing::debug!(reason, "link closed");
                 self.streams = None;
@@ -48,13 +48,13 @@ impl Hub {
                 self.unbind(app, &terminal, epoch, reason)
             }
             LeaderControl::ForwardTransient(forward) => self.shared.set_forward_transient(forward),
+            LeaderControl::Peers(addresses) => self.shared.set_peers(addresses),
             // The machine keeps these to itself.
             LeaderControl::Welcome(_)
             | LeaderControl::Redirect { .. }
             | LeaderControl::Refused { .. }
             | LeaderControl::Resumed
-            | LeaderControl::HeartbeatAck { .. }
-            | LeaderControl::Peers(_) => {}
+            | LeaderControl::HeartbeatAck { .. } => {}
         }
     }
 
@@ -65,7 +65,8 @@ impl Hub {
                 self.unbinding.insert(conn, epoch);
                 self.ports.push(conn.shard, ToShard::Close(conn, CloseCause::Unbound(reason)));
             }
-            None => self.link.unbound(epoch),
+            // What it had not acknowledged went with its Unbind.
+            None => self.link.unbound(epoch, Vec::new()),
         }
     }
 
@@ -76,7 +77,8 @@ impl Hub {
             Deliver::Push(delivery) => self.deliver_push(delivery),
             Deliver::Owed(owed) => self.deliver_owed(owed),
             Deliver::Withdraw { push, targets } => self.deliver_withdraw(push, &targets),
-            Deliver::Shared(_) | Deliver::WithdrawShared(_) => {}
+            Deliver::Shared(delivery) => self.deliver_shared(delivery),
+            Deliver::WithdrawShared(held) => self.withdraw_shared(held),
         }
     }
 
@@ -118,10 +120,7 @@ impl Hub {
 
     fn owed_part(&mut self, shard: u16, owed: OwedPush) -> OwedPart {
         let OwedPush { push, expires_at_ms, qos0, dup } = owed;
-        let message = self.cache.get(push);
-        if message.is_none() {
-            self.await_payload(push, shard);
-        }
+        let message = self.message(push, shard);
         OwedPart { push, expires_at_ms: self.link.local_ms(expires_at_ms), qos0, dup, message }
     }
 
@@ -139,6 +138,25 @@ impl Hub {
         }
     }
 
+    fn deliver_shared(&mut self, delivery: SharedDelivery) {
+        let SharedDelivery { to, granted, expires_at_ms, dup, message } = delivery;
+        let message = message.map(|message| self.keep(to.push, message));
+        let Some(shard) = self.bindings.conn_of(to.member).map(|conn| conn.shard) else {
+            return self.link.receipt(to.push, Outcome::NotWritten, to.group);
+        };
+        let message = message.or_else(|| self.message(to.push, shard));
+        let expires_at_ms = self.link.local_ms(expires_at_ms);
+        let part = SharedPart { to, granted, expires_at_ms, dup, message };
+        self.deliver(shard, ShardDelivery::Shared(part));
+    }
+
+    fn withdraw_shared(&mut self, held: SharedInFlight) {
+        match self.bindings.conn_of(held.member).map(|conn| conn.shard) {
+            Some(shard) => self.deliver(shard, ShardDelivery::WithdrawShared(held)),
+            None => self.link.receipt(held.push, Outcome::NotWritten, held.group),
+        }
+    }
+
     fn deliver(&mut self, shard: u16, delivery: ShardDelivery) {
         self.ports.push(shard, ToShard::Deliver(self.link_no, delivery));
     }
@@ -149,6 +167,15 @@ impl Hub {
         let shared = Outgoing::new(message);
         self.cache.insert(push, shared.clone());
         shared
+    }
+
+    /// From the cache; otherwise it is fetched for this shard.
+    pub(super) fn message(&mut self, push: PushId, shard: u16) -> Option<Outgoing> {
+        let message = self.cache.get(push);
+        if message.is_none() {
+            self.await_payload(push, shard);
+        }
+        message
     }
 
     fn await_payload(&mut self, push: PushId, shard: u16) {
@@ -175,24 +202,32 @@ impl Hub {
 
     // ------------------------------------------------------------ QoS 0
 
-    fn handle_transient(&mut self, transient: &Transient) {
+    fn handle_transient(&mut self, transient: Transient) {
         let Ok(message) = postcard::from_bytes::<Message>(&transient.body) else {
             // Another edge's mistake must not cost us the link.
             return tracing::warn!(origin = %transient.origin, "a relayed message is malformed");
         };
         let message = Outgoing::new(message);
-        for shard in (0u16..).take(self.ports.len()).filter(|shard| self.shared.has_filters(*shard)) {
-            self.ports.push(shard, ToShard::Transient(message.clone(), None));
+        let expires_at_ms = transient.ttl_ms.map(|ttl_ms| self.now_ms.saturating_add(ttl_ms));
+        match transient.members {
+            Some(members) => self.show_members(&message, expires_at_ms, &members),
+            None => {
+                for shard in (0u16..).take(self.ports.len()).filter(|shard| self.shared.has_filters(*shard)) {
+                    self.ports.push(shard, ToShard::Transient(message.clone(), expires_at_ms));
+                }
+            }
         }
     }
 
-    // ------------------------------------------------------------ answers
-
-    pub(super) fn answer_publish(&mut self, seq: u64, result: Option<Result<PublishOutcome, RefuseReason>>) {
-        let Some(publish) = self.publishes.remove(&seq) else { return };
-        self.publishes_len -= publish.size;
-        // Committed before the leader changed: whether anybody subscribes is not known any more.
-        let result = result.unwrap_or(Ok(PublishOutcome::Accepted));
-        self.ports.push(publish.conn.shard, ToShard::Published(publish.conn, publish.request, result));
+    /// A member that has gone meanwhile gets nothing, and neither does another in its place: QoS 0.
+    fn show_members(&mut self, message: &Outgoing, expires_at_ms: Option<u64>, members: &[TerminalNo]) {
+        for shard in (0u16..).take(self.ports.len()) {
+            let is_there =
+                |no: &TerminalNo| self.bindings.conn_of(*no).is_some_and(|conn| conn.shard == shard);
+            let members: Vec<TerminalNo> = members.iter().copied().filter(is_there).collect();
+            if !members.is_empty() {
+                self.ports.push(shard, ToShard::TransientTo(message.clone(), expires_at_ms, members));
+            }
+        }
     }
 }

@@ -8,16 +8,22 @@
 //! - [`filters`]: which filters have subscribers here.
 //! - [`leader`]: what comes from the leader.
 //! - [`terminals`]: what comes from the shards.
+//! - [`publishes`]: what terminals publish.
+//! - [`retained`]: retained messages for new subscriptions.
+//! - [`sys`]: `$SYS` topics.
 
 pub(super) mod bindings;
 pub(super) mod cache;
 pub(super) mod filters;
 mod leader;
 pub(super) mod ports;
+mod publishes;
+mod retained;
+mod sys;
 mod terminals;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     future::pending,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -25,11 +31,11 @@ use std::{
 
 use cluster_proto::{
     Epoch, Incarnation, PushId, TerminalSet,
-    link::{BindingReport, Deliver, FilterDelta, NodeAddresses},
+    link::{BindingReport, Deliver, FilterDelta, NodeAddresses, SharedInFlight},
 };
 use fabric_core::{
     link::{EdgeLink, EdgeLinkOptions, EdgeOutput},
-    mqtt::CloseCause,
+    mqtt::{CloseCause, RequestNo},
 };
 use metrics::{counter, gauge};
 use tokio::{
@@ -43,13 +49,17 @@ use self::{
     cache::MessageCache,
     filters::FilterCounts,
     ports::Ports,
-    terminals::{PendingBind, PendingChange, PendingPublish},
+    publishes::{PendingPublish, Retains},
+    retained::RetainedAsks,
+    sys::Sys,
+    terminals::{PendingBind, PendingChange},
 };
 use super::{
     clock,
     link::{self, FromLeader, LinkStreams},
     messages::{ConnId, LinkNo, ShardReport, ToHub, ToShard},
     metrics as names,
+    notices::Notices,
     shared::EdgeShared,
 };
 use crate::transport::Endpoint;
@@ -106,6 +116,14 @@ pub(crate) struct Hub {
     changes: HashMap<u64, PendingChange>,
     publishes: HashMap<u64, PendingPublish>,
     publishes_len: usize,
+    /// QoS 0 messages dropped here.
+    publishes_dropped: u64,
+    retains: Retains,
+    retained: RetainedAsks,
+    /// Steps that sessions wait for, by the sequence that covers them. Bounded by their windows.
+    recording: VecDeque<(u64, ConnId, RequestNo)>,
+    sys: Option<Sys>,
+    notices: Notices,
     /// Closing because the leader said so: answered with Unbound.
     unbinding: HashMap<ConnId, Epoch>,
     /// Payloads that deliveries wait for, and where.
@@ -122,6 +140,7 @@ struct Gathering {
     awaited: usize,
     reports: HashMap<ConnId, PushId>,
     in_flight: BTreeMap<PushId, TerminalSet>,
+    shared: Vec<SharedInFlight>,
 }
 
 struct Ending {
@@ -163,6 +182,7 @@ impl Hub {
             },
             now_ms,
         );
+        let sys = Sys::new(parts.shared.node, parts.shared.limits.sys_interval, now_ms);
         Self {
             bindings: Bindings::new(parts.inboxes.len()),
             cache: MessageCache::new(parts.shared.limits.payload_cache_bytes),
@@ -182,6 +202,12 @@ impl Hub {
             changes: HashMap::new(),
             publishes: HashMap::new(),
             publishes_len: 0,
+            publishes_dropped: 0,
+            retains: Retains::default(),
+            retained: RetainedAsks::default(),
+            recording: VecDeque::new(),
+            sys,
+            notices: Notices::default(),
             unbinding: HashMap::new(),
             fetching: HashMap::new(),
             gathering: None,
@@ -202,6 +228,9 @@ impl Hub {
             }
             // First of all: after a pause (a stopped process, a suspended machine) the lease may be over, and then
             // nothing that waits may be handed out.
+            if self.link.poll_timeout() <= self.now_ms {
+                self.link.set_stats(self.stats());
+            }
             self.link.handle_timeout(self.now_ms);
             self.carry_out();
             // The last word of a link that was given up just now is void: what it answers is asked again, and it would
@@ -211,6 +240,7 @@ impl Hub {
             }
             self.handle_more();
             self.leave_if_isolated();
+            self.show_sys();
             self.finish_batch();
             if self.is_drained() {
                 break;
@@ -226,7 +256,8 @@ impl Hub {
 
     async fn next_event(&mut self) -> Event {
         let may_deliver = self.may_deliver();
-        let timeout_ms = self.link.poll_timeout().saturating_sub(clock::now_ms()).min(60_000);
+        let deadline_ms = self.sys.as_ref().map_or(u64::MAX, |sys| sys.next_ms).min(self.link.poll_timeout());
+        let timeout_ms = deadline_ms.saturating_sub(clock::now_ms()).min(60_000);
         let (frames, delivers) = match &mut self.streams {
             Some(streams) => (Some(&mut streams.frames), Some(&mut streams.delivers)),
             None => (None, None),
@@ -314,6 +345,7 @@ impl Hub {
                 EdgeOutput::StartNewLife { reason } => self.end_life(&reason),
                 EdgeOutput::Refused { reason } => tracing::warn!(reason, "a control node refuses this edge"),
                 EdgeOutput::Leader(frame) => self.handle_leader_control(frame),
+                EdgeOutput::Recorded { seq } => self.recorded(seq),
                 EdgeOutput::PublishAnswered { seq, result } => self.answer_publish(seq, result),
                 EdgeOutput::SessionAnswered { request, answer } => self.answer_session(request, answer),
             }
@@ -358,6 +390,7 @@ impl Hub {
             awaited: self.ports.len(),
             reports: HashMap::new(),
             in_flight: BTreeMap::new(),
+            shared: Vec::new(),
         });
         let link_no = self.link_no;
         self.ports.push_all(|| ToShard::Report(link_no));
@@ -369,13 +402,14 @@ impl Hub {
         for (push, set) in report.in_flight {
             gathering.in_flight.entry(push).or_default().0 |= set.0;
         }
+        gathering.shared.extend(report.shared);
         gathering.awaited -= 1;
         if gathering.awaited == 0
             && let Some(gathering) = self.gathering.take()
         {
             let bindings = self.binding_reports(&gathering.reports);
             let filters: FilterDelta = self.filters.all();
-            self.link.resume(bindings, filters, gathering.in_flight);
+            self.link.resume(bindings, filters, gathering.in_flight, gathering.shared);
         }
     }
 
@@ -413,6 +447,7 @@ impl Hub {
         self.set_ready(false);
         self.streams = None;
         self.gathering = None;
+        self.retained.clear();
         self.shared.set_lease(0);
         self.shared.set_forward_transient(false);
         self.ports.push_all(|| ToShard::LinkLost);
@@ -471,6 +506,9 @@ impl Hub {
         self.changes.clear();
         self.publishes.clear();
         self.publishes_len = 0;
+        self.retains.clear();
+        self.retained.clear();
+        self.recording.clear();
         self.unbinding.clear();
         self.link.start_new_life(self.now_ms, incarnation);
     }

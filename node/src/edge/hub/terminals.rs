@@ -1,27 +1,23 @@
-//! What comes from the shards, and the answers to it.
+//! What comes from the shards about terminals and their sessions, and the answers to it.
 
 use cluster_proto::{
-    AppId, TerminalId,
+    AppId, Epoch, Qos, TerminalId,
     link::{
-        Bind, Bound, Publish, PublishBody, RefuseReason, SessionReplyBody, SessionRequestBody, Subscribe,
-        Subscription, Transient, Unbind, UnbindReason, Unsubscribe,
+        Bind, Bound, Outbound, OutboundStage, RefuseReason, SessionReplyBody, SessionRequestBody, Subscribe,
+        Subscription, Unbind, UnbindReason, Unsubscribe, WillFate,
     },
 };
 use fabric_core::{
     link::SessionAnswer,
-    mqtt::{CloseCause, MessageHandle as _, RequestNo},
+    mqtt::{Changed, CloseCause, Queued, RequestNo, Shared},
 };
-use metrics::counter;
 
 use super::Hub;
 use crate::edge::{
     codec::Outgoing,
-    messages::{BindAsk, ConnId, ToHub, ToShard},
-    metrics as names,
+    messages::{BindAsk, BoundPart, ClosedPart, ConnId, ToHub, ToShard},
+    notices::Limit,
 };
-
-/// Bytes of publishes that wait for their commit; beyond, PUBLISH is refused (quota exceeded).
-const PUBLISHES_LEN_MAX: usize = 256 * 1024 * 1024;
 
 /// A Bind that waits for the leader.
 #[derive(Debug)]
@@ -43,34 +39,36 @@ pub(super) struct PendingChange {
     terminal: TerminalId,
 }
 
-/// A PUBLISH that waits for its commit.
-#[derive(Debug)]
-pub(super) struct PendingPublish {
-    pub(super) conn: ConnId,
-    pub(super) request: RequestNo,
-    pub(super) size: usize,
-}
-
 impl Hub {
     pub(super) fn handle_shard(&mut self, message: ToHub) {
         match message {
             ToHub::Bind(ask) => self.bind(*ask),
-            ToHub::Closed { conn, app, terminal, session_expiry_s } => {
-                self.closed(conn, app, &terminal, session_expiry_s);
+            ToHub::Closed(part) => self.closed(*part),
+            ToHub::Reauthenticated { conn, app, terminal, issued_at } => {
+                self.bindings.reauthenticate(app, &terminal, conn, issued_at);
             }
-            ToHub::Subscribe { conn, request, app, terminal, subscriptions } => {
-                self.subscribe(PendingChange { conn, request, app, terminal }, subscriptions);
+            ToHub::Subscribe { conn, .. }
+            | ToHub::Unsubscribe { conn, .. }
+            | ToHub::Retained { conn, .. } => {
+                if let Some(message) = self.retains.hold(conn, message) {
+                    self.handle_ordered(message);
+                }
             }
-            ToHub::Unsubscribe { conn, request, app, terminal, filters } => {
-                self.unsubscribe(PendingChange { conn, request, app, terminal }, filters);
+            ToHub::Publish { conn, request, terminal, message, ttl_ms, exchange } => {
+                self.publish(conn, request, terminal, *message, ttl_ms, exchange);
             }
-            ToHub::Publish { conn, request, terminal, message, ttl_ms } => {
-                let body = PublishBody::Push { message: *message, ttl_ms, exchange: None };
-                let publish = Publish { seq: 0, terminal, body };
-                self.publish(conn, request, publish);
+            ToHub::Release { conn, request, terminal, exchange } => {
+                self.release(conn, request, terminal, exchange);
             }
-            ToHub::Transient(message) => self.forward(&message),
+            ToHub::Retain { conn, terminal, message, expires_at_ms } => {
+                self.retain(conn, terminal, &message, expires_at_ms);
+            }
+            ToHub::Transient(message, expires_at_ms) => self.forward(&message, expires_at_ms),
             ToHub::Receipt(push, outcome, no) => self.link.receipt(push, outcome, no),
+            ToHub::Step { conn, request, step } => {
+                let seq = self.link.step(step);
+                self.recording.extend(request.map(|request| (seq, conn, request)));
+            }
             ToHub::Pull { no, epoch, after, max } => {
                 // Without a leader it is asked again when there is one.
                 self.link.request(SessionRequestBody::Pull { no, epoch, after, max });
@@ -84,10 +82,37 @@ impl Hub {
         }
     }
 
+    /// What must not overtake a connection's own retained messages: see [`super::publishes::Retains`].
+    pub(super) fn handle_ordered(&mut self, message: ToHub) {
+        match message {
+            ToHub::Subscribe { conn, request, app, terminal, subscriptions } => {
+                self.subscribe(PendingChange { conn, request, app, terminal }, subscriptions);
+            }
+            ToHub::Unsubscribe { conn, request, app, terminal, filters } => {
+                self.unsubscribe(PendingChange { conn, request, app, terminal }, filters);
+            }
+            ToHub::Retained { conn, request, terminal, ask } => {
+                self.ask_retained(conn, request, terminal, *ask)
+            }
+            other => self.handle_shard(other),
+        }
+    }
+
+    /// Receipts and steps are committed up to `seq`.
+    pub(super) fn recorded(&mut self, seq: u64) {
+        while let Some((_, conn, request)) = self.recording.pop_front_if(|(covering, ..)| *covering <= seq) {
+            self.ports.push(conn.shard, ToShard::Recorded(conn, request));
+        }
+    }
+
     // ------------------------------------------------------------ CONNECT and its end
 
     fn bind(&mut self, ask: BindAsk) {
-        let BindAsk { conn, app, terminal, no, credential_issued_at, clean_start, session_expiry_s } = ask;
+        let BindAsk { conn, app, terminal, no, credential_issued_at, clean_start, session_expiry_s, will } =
+            ask;
+        if !self.has_place(app, &terminal) {
+            return self.ports.push(conn.shard, ToShard::Bound(conn, Err(RefuseReason::Quota)));
+        }
         let request = self.link.request(SessionRequestBody::Bind(Bind {
             app,
             terminal: terminal.clone(),
@@ -97,7 +122,7 @@ impl Hub {
             session_expiry_s,
             connection: conn.connection,
             after_receipts: self.link.receipts_seq(),
-            will: None,
+            will: will.map(|will| *will),
         }));
         let Some(request) = request else {
             return self.ports.push(conn.shard, ToShard::Bound(conn, Err(RefuseReason::Unavailable)));
@@ -106,39 +131,73 @@ impl Hub {
         self.binds.insert(request, PendingBind { conn, app, terminal, credential_issued_at, is_over: false });
     }
 
+    /// Whether the app may have one more terminal here. One that is here already takes its own place.
+    fn has_place(&mut self, app: AppId, terminal: &TerminalId) -> bool {
+        let max = self.shared.limits.connections_per_app;
+        let full = max > 0 && self.bindings.len_of(app) >= max && self.bindings.get(app, terminal).is_none();
+        if full {
+            self.notices.limited(self.now_ms, Limit::ConnectionsPerApp, Some(terminal));
+        }
+        !full
+    }
+
     fn bound(&mut self, bind: PendingBind, result: Result<Bound, RefuseReason>) {
         let PendingBind { conn, app, terminal, credential_issued_at, is_over } = bind;
         self.bind_of.remove(&conn);
-        match result {
-            Ok(bound) if is_over => self.give_back(app, terminal, conn, &bound),
+        let result = match result {
+            Ok(bound) if is_over => return self.give_back(app, terminal, conn, &bound),
+            // Others bound meanwhile.
+            Ok(bound) if !self.has_place(app, &terminal) => {
+                self.give_back(app, terminal, conn, &bound);
+                Err(RefuseReason::Quota)
+            }
             Ok(bound) => {
-                let old = self.bindings.bind(app, terminal, conn, credential_issued_at, &bound);
-                if let Some(old) = old {
+                // The leader has had an older connection here closed (Unbind), and waited for it in vain.
+                if let Some(old) = self.bindings.bind(app, terminal, conn, credential_issued_at, &bound) {
                     let cause = CloseCause::Unbound(UnbindReason::TakenOver);
                     self.ports.push(old.conn.shard, ToShard::Close(old.conn, cause));
                 }
-                self.ports.push(conn.shard, ToShard::Bound(conn, Ok(bound)));
+                let outbound =
+                    bound.outbound.iter().map(|outbound| self.resumed(conn.shard, &bound, outbound));
+                let outbound = outbound.collect();
+                Ok(Box::new(BoundPart { bound, outbound }))
             }
-            Err(_) if is_over => {}
-            Err(refused) => self.ports.push(conn.shard, ToShard::Bound(conn, Err(refused))),
-        }
+            Err(_) if is_over => return,
+            Err(refused) => Err(refused),
+        };
+        self.ports.push(conn.shard, ToShard::Bound(conn, result));
     }
 
+    /// A delivery that an earlier connection began.
+    fn resumed(&mut self, shard: u16, bound: &Bound, outbound: &Outbound) -> Queued<Outgoing> {
+        let Outbound { push, target, stage, expires_at_ms, .. } = *outbound;
+        let (granted, message) = match stage {
+            OutboundStage::Sent => (Qos::AtLeastOnce, self.message(push, shard)),
+            OutboundStage::Begun => (Qos::ExactlyOnce, self.message(push, shard)),
+            // Only PUBREL is left to be sent.
+            OutboundStage::Received => (Qos::ExactlyOnce, None),
+        };
+        let shared = (bound.no != Some(target)).then_some(Shared { group: target, granted });
+        let expires_at_ms = Some(self.link.local_ms(expires_at_ms));
+        Queued { push, message, qos0: false, dup: true, expires_at_ms, shared }
+    }
+
+    /// Nobody wants this binding. CONNACK was never sent, so there is no will to publish.
     fn give_back(&mut self, app: AppId, terminal: TerminalId, conn: ConnId, bound: &Bound) {
-        let (epoch, session_expiry_s, connection) = (bound.epoch, bound.session_expiry_s, conn.connection);
-        let unbind = Unbind {
+        self.link.request(SessionRequestBody::Unbind(Unbind {
             app,
             terminal,
-            epoch,
-            connection,
-            session_expiry_s,
+            epoch: bound.epoch,
+            connection: conn.connection,
+            session_expiry_s: bound.session_expiry_s,
+            will: WillFate::Discard,
             unacknowledged: Vec::new(),
-            will: cluster_proto::link::WillFate::Publish,
-        };
-        self.link.request(SessionRequestBody::Unbind(unbind));
+        }));
     }
 
-    fn closed(&mut self, conn: ConnId, app: AppId, terminal: &TerminalId, session_expiry_s: u32) {
+    fn closed(&mut self, part: ClosedPart) {
+        let ClosedPart { conn, app, terminal, session_expiry_s, will, unacknowledged } = part;
+        self.retains.forget(conn);
         if let Some(request) = self.bind_of.remove(&conn) {
             self.link.cancel_bind(request);
             match self.binds.get_mut(&request) {
@@ -147,20 +206,20 @@ impl Hub {
                 _ => drop(self.binds.remove(&request)),
             }
         }
-        let binding = self.bindings.unbind(app, terminal, conn);
+        let binding = self.bindings.unbind(app, &terminal, conn);
         if let Some(epoch) = self.unbinding.remove(&conn) {
-            self.link.unbound(epoch);
+            self.link.unbound(epoch, unacknowledged.clone());
         }
         // None: taken over by another connection of this edge, or never bound.
         if let Some(binding) = binding {
             self.link.request(SessionRequestBody::Unbind(Unbind {
                 app,
-                terminal: terminal.clone(),
+                terminal,
                 epoch: binding.epoch,
                 connection: conn.connection,
                 session_expiry_s,
-                unacknowledged: Vec::new(),
-                will: cluster_proto::link::WillFate::Publish,
+                will,
+                unacknowledged,
             }));
         }
     }
@@ -201,18 +260,14 @@ impl Hub {
     }
 
     /// The binding's epoch; if another connection has it now, the change is of no use to anybody.
-    fn epoch_of(&self, change: &PendingChange) -> Option<cluster_proto::Epoch> {
+    fn epoch_of(&self, change: &PendingChange) -> Option<Epoch> {
         let binding = self.bindings.get(change.app, &change.terminal)?;
         (binding.conn == change.conn).then_some(binding.epoch)
     }
 
-    fn changed(
-        &mut self,
-        change: PendingChange,
-        result: Result<(cluster_proto::TerminalNo, cluster_proto::SessionId), RefuseReason>,
-    ) {
+    fn changed(&mut self, change: PendingChange, result: Result<Changed, RefuseReason>) {
         let PendingChange { conn, request, app, terminal } = change;
-        if let Ok((no, session)) = result {
+        if let Ok(Changed { no, session, .. }) = result {
             self.bindings.change(app, &terminal, conn, no, session);
         }
         self.ports.push(conn.shard, ToShard::Changed(conn, request, result));
@@ -226,53 +281,17 @@ impl Hub {
                 _ => self.bound(bind, Err(RefuseReason::Unavailable)),
             };
         }
+        let Some(answer) = self.answer_retained(request, answer) else { return };
         // Otherwise an Unbind, whose answer says nothing new.
         let Some(change) = self.changes.remove(&request) else { return };
         match answer {
-            SessionAnswer::Reply(SessionReplyBody::Changed { no, session, .. }) => {
-                self.changed(change, Ok((no, session)))
+            SessionAnswer::Reply(SessionReplyBody::Changed { no, session, index }) => {
+                self.changed(change, Ok(Changed { no, session, index }))
             }
             SessionAnswer::Reply(SessionReplyBody::Refused(reason)) => self.changed(change, Err(reason)),
             SessionAnswer::Reply(_) => self.changed(change, Err(RefuseReason::Unavailable)),
             // Committed, but number and session went with the old leader: a change of nothing tells them.
             SessionAnswer::Covered => self.subscribe(change, Vec::new()),
-        }
-    }
-
-    // ------------------------------------------------------------ PUBLISH
-
-    fn publish(&mut self, conn: ConnId, request: RequestNo, publish: Publish) {
-        let size = match &publish.body {
-            PublishBody::Push { message, .. } | PublishBody::Retain { message, .. } => message.size(),
-            PublishBody::Release(_) => 0,
-        };
-        let room = self.publishes_len + size <= PUBLISHES_LEN_MAX;
-        let seq = if room { self.link.publish(|seq| Publish { seq, ..publish }) } else { None };
-        match seq {
-            Some(seq) => {
-                self.publishes_len += size;
-                self.publishes.insert(seq, PendingPublish { conn, request, size });
-            }
-            None => {
-                let refused = Err(RefuseReason::Quota);
-                self.ports.push(conn.shard, ToShard::Published(conn, request, refused));
-            }
-        }
-    }
-
-    fn forward(&self, message: &Outgoing) {
-        let Some(streams) = self.streams.as_ref().filter(|_| self.link.is_live()) else {
-            return counter!(names::TRANSIENT_DROPPED, "reason" => "no-leader").increment(1);
-        };
-        let message = message.message();
-        let body = match postcard::to_allocvec(message) {
-            Ok(body) => body.into(),
-            Err(error) => return tracing::warn!("a QoS 0 message cannot be forwarded: {error}"),
-        };
-        let (origin, app, topic) = (self.shared.node, message.app, message.topic.clone());
-        let transient = Transient { origin, app, topic, body, members: None, ttl_ms: None };
-        if streams.transient.try_send(transient).is_err() {
-            counter!(names::TRANSIENT_DROPPED, "reason" => "hub-full").increment(1);
         }
     }
 }

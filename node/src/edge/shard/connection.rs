@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use cluster_proto::{Epoch, TerminalNo};
 use fabric_core::mqtt::Session;
 
-use super::{OUT_PAUSE, Shard, out_buffer::OutBuffer, socket::Socket};
+use super::{OUT_PAUSE, Shard, meter::Meter, out_buffer::OutBuffer, socket::Socket};
 use crate::edge::codec::Outgoing;
 
 /// A terminal's connection. While idle it holds its session and socket, and no buffers.
@@ -28,6 +28,10 @@ pub(crate) struct Connection {
     /// Bytes received and not decoded: part of a packet, or what must wait for an answer.
     pub(super) unread: BytesMut,
     pub(super) out: OutBuffer,
+    /// From the first PUBLISH on, where there are limits.
+    pub(super) meter: Option<Box<Meter>>,
+    /// In the count of terminals connected.
+    pub(super) counted: bool,
     /// The socket took less than there was: its task waits until it takes more.
     pub(super) blocked: bool,
     /// Listed in [`Shard::dirty`].
@@ -61,11 +65,27 @@ pub(super) async fn serve(shard: Rc<RefCell<Shard>>, slot: u32, id: u64) {
 }
 
 impl Connection {
-    /// Whether bytes may be taken from the socket. Not while packets have to wait for the leader, nor while so many
-    /// answers are unread that more would only pile up: then TCP slows the terminal down. A closing connection is
-    /// read, and what comes is dropped, to see the end.
+    /// Whether bytes may be taken from the socket. Not while packets have to wait for the leader or because the terminal
+    /// publishes too fast, nor while so many answers are unread that more would only pile up: then TCP slows the
+    /// terminal down. A closing connection is read, and what comes is dropped, to see the end.
     pub(super) fn wants_read(&self) -> bool {
-        self.closing_until_ms.is_some() || (self.session.may_read() && self.out.len() < OUT_PAUSE)
+        self.closing_until_ms.is_some() || (self.may_decode() && self.out.len() < OUT_PAUSE)
+    }
+
+    /// Whether the next packet may be taken.
+    pub(super) fn may_decode(&self) -> bool {
+        self.closing_until_ms.is_none() && self.paused_until_ms().is_none() && self.session.may_read()
+    }
+
+    /// It published too fast, and is not read from until then.
+    pub(super) fn paused_until_ms(&self) -> Option<u64> {
+        self.meter.as_ref().and_then(|meter| meter.paused_until_ms())
+    }
+
+    /// When the wheel has to look at it. While it is not read from, its silence is not the terminal's: the session's own
+    /// deadlines wait for the end of the pause.
+    pub(super) fn deadline(&self) -> Option<u64> {
+        self.closing_until_ms.or_else(|| self.paused_until_ms()).or_else(|| self.session.deadline())
     }
 
     pub(super) fn wants_write(&self) -> bool {

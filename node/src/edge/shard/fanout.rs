@@ -1,12 +1,12 @@
 //! Deliveries from the leader, and QoS 0 messages.
 
-use cluster_proto::{Epoch, PushId, TerminalNo, TerminalSet};
-use fabric_core::mqtt::{Matching, MessageHandle as _, Queued, Shown};
+use cluster_proto::{Epoch, Outcome, PushId, TerminalNo, TerminalSet, link::SharedInFlight};
+use fabric_core::mqtt::{Matching, MessageHandle as _, Moment, Queued, Shared, Shown};
 
 use super::Shard;
 use crate::edge::{
     codec::Outgoing,
-    messages::{LinkNo, OwedPart, PushPart, ShardDelivery, Targets, ToHub},
+    messages::{LinkNo, OwedPart, PushPart, ShardDelivery, SharedPart, Targets, ToHub},
 };
 
 impl Shard {
@@ -25,6 +25,8 @@ impl Shard {
             ShardDelivery::Push(part) => self.deliver_push(&part),
             ShardDelivery::Owed { no, epoch, pushes, live } => self.deliver_owed(no, epoch, pushes, live),
             ShardDelivery::Withdraw(push, targets) => self.withdraw(push, &targets),
+            ShardDelivery::Shared(part) => self.deliver_shared(part),
+            ShardDelivery::WithdrawShared(held) => self.withdraw_shared(held),
         }
     }
 
@@ -82,17 +84,42 @@ impl Shard {
         for no in targets.iter() {
             match self.by_no.get(&no).copied() {
                 Some(slot) => {
-                    self.with_session(slot, |session, at, out| session.withdraw(at, push, out));
+                    self.with_session(slot, |session, at, out| session.withdraw(at, push, None, out));
                 }
                 // It left while the question was on its way, and holds nothing any more.
-                None => self.tell_hub(ToHub::Receipt(push, cluster_proto::Outcome::NotWritten, no)),
+                None => self.tell_hub(ToHub::Receipt(push, Outcome::NotWritten, no)),
             }
+        }
+    }
+
+    /// The session answers NotWritten if it cannot take it.
+    fn deliver_shared(&mut self, part: SharedPart) {
+        let SharedPart { to: SharedInFlight { push, group, member }, granted, expires_at_ms, dup, message } =
+            part;
+        let Some(slot) = self.by_no.get(&member).copied() else {
+            return self.tell_hub(ToHub::Receipt(push, Outcome::NotWritten, group));
+        };
+        if message.is_none() {
+            self.await_payload(push, slot);
+        }
+        let shared = Some(Shared { group, granted });
+        let queued = Queued { push, message, qos0: false, dup, expires_at_ms: Some(expires_at_ms), shared };
+        self.with_session(slot, |session, at, out| session.handle_push(at, queued, out));
+    }
+
+    fn withdraw_shared(&mut self, held: SharedInFlight) {
+        let SharedInFlight { push, group, member } = held;
+        match self.by_no.get(&member).copied() {
+            Some(slot) => {
+                self.with_session(slot, |session, at, out| session.withdraw(at, push, Some(group), out));
+            }
+            None => self.tell_hub(ToHub::Receipt(push, Outcome::NotWritten, group)),
         }
     }
 
     // ------------------------------------------------------------ payloads
 
-    fn await_payload(&mut self, push: PushId, slot: u32) {
+    pub(super) fn await_payload(&mut self, push: PushId, slot: u32) {
         let Some(id) = self.connections.get(slot as usize).map(|connection| connection.id) else { return };
         self.waiting.entry(push).or_default().connections.push((slot, id));
     }
@@ -125,22 +152,41 @@ impl Shard {
         let (app, topic) = (message.message().app, &message.message().topic);
         self.subscriptions.matching(app, topic, matching, &mut slots);
         for slot in slots.drain(..) {
-            let (own, room) = (publisher == Some(slot), self.room(slot));
-            let shown = self.with_session(slot, |session, at, out| {
-                session.show(
-                    fabric_core::mqtt::Moment { room, ..at },
-                    message,
-                    own,
-                    matching,
-                    expires_at_ms,
-                    out,
-                )
-            });
-            if shown == Some(Shown::Dropped) {
-                self.counters.dropped_slow.increment(1);
-            }
+            self.show(slot, message, publisher == Some(slot), matching, expires_at_ms);
         }
         self.spare_slots = slots;
+    }
+
+    /// Shows a message to members of shared subscription groups.
+    pub(super) fn show_members(
+        &mut self,
+        message: &Outgoing,
+        expires_at_ms: Option<u64>,
+        members: &[TerminalNo],
+    ) {
+        for no in members {
+            if let Some(slot) = self.by_no.get(no).copied() {
+                self.show(slot, message, false, Matching::Shared, expires_at_ms);
+            }
+        }
+    }
+
+    fn show(
+        &mut self,
+        slot: u32,
+        message: &Outgoing,
+        own: bool,
+        matching: Matching,
+        expires_at_ms: Option<u64>,
+    ) {
+        let room = self.room(slot);
+        let shown = self.with_session(slot, |session, at, out| {
+            session.show(Moment { room, ..at }, message, own, matching, expires_at_ms, out)
+        });
+        if shown == Some(Shown::Dropped) {
+            self.counters.dropped_slow.increment(1);
+            self.stats.publishes_dropped += 1;
+        }
     }
 
     /// Hands the other shards the QoS 0 messages of this batch.
@@ -154,6 +200,7 @@ impl Shard {
             if inbox.try_send(batch).is_err() {
                 tracing::trace!(shard = peer, "inbox is full");
                 self.counters.dropped_shard_full.increment(messages.len() as u64);
+                self.stats.publishes_dropped += messages.len() as u64;
             }
         }
     }

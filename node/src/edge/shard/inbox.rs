@@ -1,13 +1,13 @@
 //! What the hub and the other shards say.
 
 use cluster_proto::{
-    AppId, SessionId, TerminalId, TerminalNo,
-    link::{Bound, PublishOutcome, RefuseReason, UnbindReason},
+    AppId, TerminalId,
+    link::{OutboundStage, PublishOutcome, RefuseReason, SharedInFlight, UnbindReason},
 };
 use fabric_core::mqtt::{Changed, CloseCause, Matching, RequestNo};
 
 use super::Shard;
-use crate::edge::messages::{ConnId, LinkNo, ShardReport, ToHub, ToShard};
+use crate::edge::messages::{BoundPart, ConnId, LinkNo, RetainedPage, ShardReport, ToHub, ToShard};
 
 /// Whether the shard goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +26,14 @@ impl Shard {
             ToShard::Transient(message, expires_at_ms) => {
                 self.show_all(&message, None, Matching::Any, expires_at_ms);
             }
+            ToShard::TransientTo(message, expires_at_ms, members) => {
+                self.show_members(&message, expires_at_ms, &members);
+            }
             ToShard::Bound(conn, result) => self.bound(conn, result),
             ToShard::Changed(conn, request, result) => self.changed(conn, request, result),
             ToShard::Published(conn, request, result) => self.published(conn, request, result),
+            ToShard::Recorded(conn, request) => self.recorded(conn, request),
+            ToShard::Retained(conn, request, page) => self.retained(conn, request, page),
             ToShard::Close(conn, cause) => {
                 if self.connection(conn.slot, conn.connection).is_some() {
                     self.with_session(conn.slot, |session, _, out| session.close(cause, out));
@@ -40,7 +45,8 @@ impl Shard {
             ToShard::LinkLive(link) => self.link_live(link),
             ToShard::LinkLost => self.link_lost(),
             ToShard::Drain => {
-                self.close_all(CloseCause::ServerShuttingDown);
+                self.slots().into_iter().for_each(|slot| self.send_away(slot));
+                self.tell_hub(ToHub::AllClosed);
                 return Flow::StopListening;
             }
             ToShard::Stop => return Flow::Stop,
@@ -50,9 +56,10 @@ impl Shard {
 
     // ------------------------------------------------------------ answers
 
-    fn bound(&mut self, conn: ConnId, result: Result<Bound, RefuseReason>) {
+    fn bound(&mut self, conn: ConnId, result: Result<Box<BoundPart>, RefuseReason>) {
         let Some(connection) = self.connection(conn.slot, conn.connection) else { return };
-        if let Ok(bound) = &result
+        let mut result = result.map(|part| *part);
+        if let Ok(BoundPart { bound, outbound }) = &mut result
             && connection.closing_until_ms.is_none()
         {
             connection.epoch = Some(bound.epoch);
@@ -60,28 +67,50 @@ impl Shard {
             if let Some(no) = bound.no {
                 self.by_no.insert(no, conn.slot);
             }
+            let stages = bound.outbound.iter().map(|outbound| outbound.stage);
+            for (queued, stage) in outbound.iter().zip(stages) {
+                if queued.message.is_none() && stage != OutboundStage::Received {
+                    self.await_payload(queued.push, conn.slot);
+                }
+            }
             self.counters.connects.increment(1);
         }
+        let result = result.map(|BoundPart { bound, outbound }| (bound, outbound));
         self.with_session(conn.slot, |session, at, out| session.handle_bound(at, result, out));
+        if let Some(connection) = self.connection(conn.slot, conn.connection)
+            && connection.session.is_live()
+        {
+            connection.counted = true;
+            self.stats.connected += 1;
+            self.stats.connects += 1;
+        }
         self.read_on(conn.slot);
     }
 
-    fn changed(
-        &mut self,
-        conn: ConnId,
-        request: RequestNo,
-        result: Result<(TerminalNo, SessionId), RefuseReason>,
-    ) {
+    fn changed(&mut self, conn: ConnId, request: RequestNo, result: Result<Changed, RefuseReason>) {
         let Some(connection) = self.connection(conn.slot, conn.connection) else { return };
-        if let Ok((no, _)) = result
+        if let Ok(Changed { no, .. }) = result
             && connection.closing_until_ms.is_none()
         {
             connection.no = Some(no);
             self.by_no.insert(no, conn.slot);
         }
-        let result = result.map(|(no, session)| Changed { no, session });
         self.with_session(conn.slot, |session, at, out| session.handle_changed(at, request, result, out));
         self.read_on(conn.slot);
+    }
+
+    fn recorded(&mut self, conn: ConnId, request: RequestNo) {
+        if self.connection(conn.slot, conn.connection).is_some() {
+            self.with_session(conn.slot, |session, at, out| session.handle_recorded(at, request, out));
+        }
+    }
+
+    fn retained(&mut self, conn: ConnId, request: RequestNo, page: Result<RetainedPage, RefuseReason>) {
+        if self.connection(conn.slot, conn.connection).is_none() {
+            return;
+        }
+        let page = page.map(|RetainedPage { messages, next }| (messages, next));
+        self.with_session(conn.slot, |session, at, out| session.handle_retained(at, request, page, out));
     }
 
     fn published(&mut self, conn: ConnId, request: RequestNo, result: Result<PublishOutcome, RefuseReason>) {
@@ -101,8 +130,11 @@ impl Shard {
             let Some(no) = connection.no.filter(|_| connection.session.is_live()) else { continue };
             let conn = ConnId { shard: self.index, slot: slot as u32, connection: connection.id };
             report.terminals.push((conn, connection.session.after()));
-            for push in connection.session.in_flight() {
-                report.in_flight.entry(push).or_default().insert(no);
+            for (push, group) in connection.session.in_flight() {
+                match group {
+                    Some(group) => report.shared.push(SharedInFlight { push, group, member: no }),
+                    None => drop(report.in_flight.entry(push).or_default().insert(no)),
+                }
             }
         }
         self.tell_hub(ToHub::Report(link, Box::new(report)));

@@ -12,6 +12,7 @@ use crate::edge::messages::ToHub;
 pub(crate) struct Index {
     apps: HashMap<AppId, FilterTree<Subscribers>>,
     filters: usize,
+    subscriptions: u64,
 }
 
 /// Slots of connections; in both lists none twice.
@@ -44,6 +45,7 @@ impl Index {
         let list = subscribers.list(best_effort);
         debug_assert!(!list.contains(&slot), "a session subscribes to a filter once");
         list.push(slot);
+        self.subscriptions += 1;
     }
 
     /// The reverse.
@@ -60,6 +62,7 @@ impl Index {
         let list = subscribers.list(best_effort);
         let Some(at) = list.iter().position(|other| *other == slot) else { return };
         list.swap_remove(at);
+        self.subscriptions -= 1;
         if best_effort && list.is_empty() {
             news.push(ToHub::FilterRemoved(app, filter.into(), FilterUse::BestEffort));
         }
@@ -77,6 +80,11 @@ impl Index {
     /// Filters with a subscriber.
     pub(crate) fn len(&self) -> usize {
         self.filters
+    }
+
+    /// Subscriptions of all connections.
+    pub(crate) fn subscriptions(&self) -> u64 {
+        self.subscriptions
     }
 
     /// Puts the connections with a matching subscription into `slots`, each once.
@@ -149,6 +157,6 @@ mod tests {
         news.clear();
         index.remove(APP, "a", 2, false, &mut news);
         assert!(matches!(&news[..], [ToHub::FilterRemoved(_, _, FilterUse::Any)]));
-        assert_eq!(index.len(), 0);
+        assert_eq!((index.len(), index.subscriptions()), (0, 0));
     }
 }

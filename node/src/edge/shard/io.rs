@@ -3,6 +3,7 @@
 use std::io;
 
 use bytes::BytesMut;
+use fabric_core::mqtt::Packet;
 
 use super::{READ_LEN, Shard, out_buffer::Written};
 use crate::edge::codec;
@@ -39,6 +40,7 @@ impl Shard {
         let result = connection.socket.try_read(&mut buffer, READ_LEN);
         let count = buffer.len() - before;
         self.counters.bytes_in.increment(count as u64);
+        self.stats.bytes_received += count as u64;
         self.handle_bytes(slot, id, &mut buffer);
         if own {
             self.read_buffer = shared;
@@ -82,17 +84,24 @@ impl Shard {
     fn decode_one(&mut self, slot: u32, id: u64, buffer: &mut BytesMut) -> bool {
         let len_max = self.shared.session_config.packet_len_max as usize;
         let Some(connection) = self.connection(slot, id) else { return false };
-        if buffer.is_empty() || connection.closing_until_ms.is_some() || !connection.session.may_read() {
+        if buffer.is_empty() || !connection.may_decode() {
             return false;
         }
+        let before = buffer.len();
         match codec::decode(buffer, connection.session.decode_version(), len_max) {
             Ok(Some(packet)) => {
+                self.stats.packets_received += 1;
+                if let Packet::Publish(_) = packet {
+                    self.stats.publishes_received += 1;
+                    self.meter(slot, before - buffer.len());
+                }
                 self.with_session(slot, |session, at, out| session.handle_packet(at, packet, out));
                 true
             }
             Ok(None) => false,
             Err(malformed) => {
-                tracing::debug!(reason = %malformed.reason, "malformed packet: {malformed}");
+                let peer = connection.socket.peer();
+                tracing::debug!(%peer, reason = %malformed.reason, "malformed packet: {malformed}");
                 self.with_session(slot, |session, _, out| session.handle_malformed(malformed, out));
                 false
             }
@@ -102,7 +111,7 @@ impl Shard {
     /// An answer came: packets that had to wait for it go on.
     pub(super) fn read_on(&mut self, slot: u32) {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
-        if !connection.session.may_read() {
+        if !connection.may_decode() {
             return;
         }
         // The task did not wait for the socket meanwhile.
@@ -160,6 +169,7 @@ impl Shard {
             }
         }
         self.send_to_peers();
+        self.shared.set_stats(self.index, &self.stats);
     }
 
     fn write(&mut self, slot: u32) {
@@ -188,6 +198,7 @@ impl Shard {
 
     fn written(&mut self, slot: u32, written: Written, count: usize) {
         self.counters.bytes_out.increment(count as u64);
+        self.stats.bytes_sent += count as u64;
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
         connection.blocked = written == Written::Blocked;
         if connection.wants_write() {
@@ -222,6 +233,14 @@ impl Shard {
             connection.armed_ms = u64::MAX;
             if connection.closing_until_ms.is_some_and(|until_ms| until_ms <= now_ms) {
                 self.remove(slot);
+                continue;
+            }
+            if connection.paused_until_ms().is_some() {
+                let is_over = connection.meter.as_mut().is_some_and(|meter| meter.end_pause(now_ms));
+                if is_over {
+                    self.read_on(slot);
+                }
+                self.arm(slot);
                 continue;
             }
             self.with_session(slot, |session, at, out| session.handle_timeout(at, out));

@@ -8,7 +8,10 @@
 //! - [`act`]: carrying out what sessions ask.
 //! - [`fanout`]: deliveries and QoS 0 messages.
 //! - [`inbox`]: what the hub and other shards say.
+//! - [`meter`]: how fast terminals may publish.
 //! - [`run`]: the thread and its tasks.
+//! - [`opening`]: from TCP to the first byte of MQTT: [`proxy`], TLS, [`websocket`].
+//! - [`socket`]: what MQTT is spoken over.
 
 mod act;
 mod connection;
@@ -16,15 +19,19 @@ mod fanout;
 mod inbox;
 mod index;
 mod io;
+mod meter;
+mod opening;
 mod out_buffer;
+mod proxy;
 mod run;
 mod socket;
+mod websocket;
 mod wheel;
 
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
 use bytes::BytesMut;
-use cluster_proto::{PushId, TerminalNo, limits::MQTT_PACKET_LEN_MAX};
+use cluster_proto::{PushId, TerminalNo, limits::MQTT_PACKET_LEN_MAX, link::Stats};
 use fabric_core::mqtt::{Action, Moment, Session};
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
@@ -33,6 +40,7 @@ pub(crate) use self::run::{ShardParts, spawn};
 use self::{
     connection::Connection,
     index::Index,
+    meter::Rates,
     out_buffer::{BufferPool, OutBuffer},
     socket::Socket,
     wheel::Wheel,
@@ -43,6 +51,7 @@ use super::{
     codec::Outgoing,
     messages::{ConnId, LinkNo, ToHub, ToShard},
     metrics::ShardCounters,
+    notices::Notices,
     shared::EdgeShared,
 };
 
@@ -96,6 +105,10 @@ pub(crate) struct Shard {
     peers: Vec<(u16, mpsc::Sender<Vec<ToShard>>)>,
     to_peers: Vec<ToShard>,
     counters: ShardCounters,
+    /// The same for `$SYS`; handed on at the end of every batch.
+    stats: Stats,
+    rates: Rates,
+    notices: Notices,
 }
 
 /// Who waits for a payload.
@@ -116,6 +129,7 @@ impl Shard {
         let now_ms = clock::now_ms();
         Self {
             index,
+            rates: Rates::new(&shared.limits),
             shared,
             connections: Slab::new(),
             next_connection: 0,
@@ -136,11 +150,14 @@ impl Shard {
             peers,
             to_peers: Vec::new(),
             counters: ShardCounters::new(),
+            stats: Stats::default(),
+            notices: Notices::default(),
         }
     }
 
-    /// Takes a new connection in; its slot and id are what its task serves. `None`: the edge is full.
-    fn insert(&mut self, socket: Socket) -> Option<(u32, u64)> {
+    /// Takes in a connection that was accepted at `since_ms`; its slot and id are what its task serves. `None`: the edge
+    /// is full.
+    fn insert(&mut self, socket: Socket, since_ms: u64) -> Option<(u32, u64)> {
         if self.shared.is_draining() || !self.shared.enter() {
             return None;
         }
@@ -148,7 +165,7 @@ impl Shard {
         self.next_connection += 1;
         // Unique over all shards: each counts in its own residue class.
         let id = self.next_connection * (u64::from(u16::MAX) + 1) + u64::from(self.index);
-        let session = Session::new(Arc::clone(&self.shared.session_config), self.now_ms, rand::random());
+        let session = Session::new(Arc::clone(&self.shared.session_config), since_ms, rand::random());
         let slot = self.connections.insert(Connection {
             id,
             socket,
@@ -157,6 +174,8 @@ impl Shard {
             no: None,
             unread: BytesMut::new(),
             out: OutBuffer::default(),
+            meter: None,
+            counted: false,
             blocked: false,
             dirty: false,
             closing_until_ms: None,
@@ -206,7 +225,7 @@ impl Shard {
     /// Has the wheel look at a connection in time.
     fn arm(&mut self, slot: u32) {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
-        let deadline = connection.closing_until_ms.or_else(|| connection.session.deadline());
+        let deadline = connection.deadline();
         let Some(deadline) = deadline.filter(|deadline| *deadline < connection.armed_ms) else { return };
         connection.armed_ms = self.wheel.arm((slot, connection.id), deadline);
     }

@@ -3,15 +3,16 @@
 use std::{cell::RefCell, io, net::TcpListener, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
-    net::{TcpListener as TokioListener, TcpStream},
+    net::TcpListener as TokioListener,
     runtime,
     sync::{Notify, mpsc},
     task::{LocalSet, spawn_local},
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{Shard, TICK_MS, connection::serve, inbox::Flow, socket::Socket};
+use super::{Shard, TICK_MS, inbox::Flow, opening::Entrance};
 use crate::edge::{
+    listener::Bound,
     messages::{ToHub, ToShard},
     shared::EdgeShared,
 };
@@ -25,8 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct ShardParts {
     pub(crate) index: u16,
     pub(crate) shared: Arc<EdgeShared>,
-    pub(crate) listener: TcpListener,
-    pub(crate) tls: Option<(TcpListener, Arc<rustls::ServerConfig>)>,
+    pub(crate) listeners: Vec<Bound>,
     pub(crate) inbox: mpsc::Receiver<Vec<ToShard>>,
     pub(crate) hub: mpsc::Sender<Vec<ToHub>>,
     pub(crate) peers: Vec<(u16, mpsc::Sender<Vec<ToShard>>)>,
@@ -41,15 +41,17 @@ pub(crate) fn spawn(parts: ShardParts) -> io::Result<thread::JoinHandle<()>> {
 }
 
 async fn run(parts: ShardParts) {
-    let ShardParts { index, shared, listener, tls, mut inbox, hub, peers } = parts;
+    let ShardParts { index, shared, listeners, mut inbox, hub, peers } = parts;
     let hub_news = Rc::new(Notify::new());
-    let shard = Rc::new(RefCell::new(Shard::new(index, shared, peers, Rc::clone(&hub_news))));
+    let shard = Shard::new(index, Arc::clone(&shared), peers, Rc::clone(&hub_news));
+    let shard = Rc::new(RefCell::new(shard));
     spawn_local(tell_hub(Rc::clone(&shard), hub_news, hub));
     spawn_local(tick(Rc::clone(&shard)));
-    let mut acceptors = vec![spawn_local(accept(Rc::clone(&shard), listener, None))];
-    if let Some((listener, config)) = tls {
-        acceptors.push(spawn_local(accept(Rc::clone(&shard), listener, Some(config))));
-    }
+    let accept = |Bound { kind, socket, proxy_protocol, tls }| {
+        let (shard, shared) = (Rc::clone(&shard), Arc::clone(&shared));
+        spawn_local(accept(Entrance { shard, shared, kind, proxy_protocol, tls }, socket))
+    };
+    let acceptors: Vec<_> = listeners.into_iter().map(accept).collect();
     while let Some(batch) = inbox.recv().await {
         match handle(&shard, batch, &mut inbox) {
             Flow::Continue => {}
@@ -103,40 +105,18 @@ async fn tick(shard: Rc<RefCell<Shard>>) {
     }
 }
 
-async fn accept(shard: Rc<RefCell<Shard>>, listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>) {
+async fn accept(entrance: Entrance, listener: TcpListener) {
     let listener = match TokioListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("listen: {error}"),
     };
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                if let Err(error) = admit(&shard, stream, tls.as_ref()) {
-                    tracing::debug!(%peer, "connection not taken: {error:#}");
-                }
-            }
+            Ok((tcp, peer)) => entrance.admit(tcp, peer),
             Err(error) => {
                 tracing::warn!("accept: {error}");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-}
-
-fn admit(
-    shard: &Rc<RefCell<Shard>>,
-    stream: TcpStream,
-    tls: Option<&Arc<rustls::ServerConfig>>,
-) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = match tls {
-        Some(config) => Socket::tls(stream, Arc::clone(config))?,
-        None => Socket::plain(stream),
-    };
-    let place = shard.borrow_mut().insert(socket);
-    match place {
-        Some((slot, id)) => drop(spawn_local(serve(Rc::clone(shard), slot, id))),
-        None => anyhow::bail!("the edge takes no more connections"),
-    }
-    Ok(())
 }

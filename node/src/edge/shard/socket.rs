@@ -1,40 +1,123 @@
-//! A terminal's socket, plain or TLS, used without waiting: whoever would block comes back on readiness.
+//! A terminal's socket: TCP, perhaps TLS on it, perhaps WebSocket on that. Used without waiting: whoever would block
+//! comes back on readiness.
 
 use std::{
-    io::{self, Read, Write},
-    net::Shutdown,
+    io::{self, IoSlice, Read, Write},
+    net::{Shutdown, SocketAddr},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::BytesMut;
 use rustls::{ServerConfig, ServerConnection};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::coop};
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use super::websocket::WebSocket;
+use crate::{edge::gate::Place, transport::tls};
 
 /// Plaintext rustls may hold for a socket that takes no more; the rest stays in our own, bounded, buffer.
 const TLS_BUFFER_LEN_MAX: usize = 64 * 1024;
 
-/// The socket. Readiness is TCP's; TLS is driven by hand between, so that a shard can write to any connection at
-/// any time without a task switch.
+/// TCP, plain or with TLS. Readiness is TCP's; TLS is driven by hand between, so that a shard can write to any
+/// connection at any time without a task switch.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(super) struct Link {
     tcp: TcpStream,
     tls: Option<Box<ServerConnection>>,
 }
 
-impl Socket {
-    pub(crate) fn plain(tcp: TcpStream) -> Self {
+/// What MQTT is spoken over.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    link: Link,
+    websocket: Option<Box<WebSocket>>,
+    /// The last read stopped for its limit: there may be more than TCP knows of.
+    has_more: bool,
+    /// Who it is, as a proxy says where one does.
+    peer: SocketAddr,
+    /// The common name of the certificate the terminal showed.
+    client_name: Option<Box<str>>,
+    /// Held for as long as the connection lives.
+    _place: Place,
+}
+
+impl Link {
+    pub(super) fn plain(tcp: TcpStream) -> Self {
         Self { tcp, tls: None }
     }
 
-    pub(crate) fn tls(tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        let mut tls = ServerConnection::new(config)?;
+    /// Begins TLS; [`Link::handshake`] follows.
+    pub(super) fn tls(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let mut tls = ServerConnection::new(config).map_err(tls::io_error)?;
         tls.set_buffer_limit(Some(TLS_BUFFER_LEN_MAX));
         Ok(Self { tcp, tls: Some(Box::new(tls)) })
     }
 
-    /// Appends what can be read at once, up to the spare capacity of `buffer` or a little more. `Ok(0)` is the end.
-    pub(crate) fn try_read(&mut self, buffer: &mut BytesMut, len_max: usize) -> io::Result<usize> {
+    /// Until bytes of the terminal can be read.
+    pub(super) async fn handshake(&mut self) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else { return Ok(()) };
+        while tls.is_handshaking() {
+            if tls.wants_write() {
+                match flush_tls(tls, &self.tcp) {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.tcp.writable().await?,
+                    result => result?,
+                }
+                continue;
+            }
+            self.tcp.readable().await?;
+            match tls.read_tls(&mut Nonblocking(&self.tcp)) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {
+                    let state = tls.process_new_packets();
+                    // An alert says why; a peer that does not read does not hear it.
+                    if state.is_err() {
+                        let _ = flush_tls(tls, &self.tcp);
+                    }
+                    state.map_err(tls::io_error)?;
+                }
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends what comes next, up to `len_max` or a little more. Nothing is the end.
+    pub(super) async fn read(&mut self, buffer: &mut BytesMut, len_max: usize) -> io::Result<usize> {
+        loop {
+            match self.try_read(buffer, len_max) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.tcp.readable().await?,
+                result => return result,
+            }
+        }
+    }
+
+    pub(super) async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.try_write(&[], bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => bytes = &bytes[count..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.tcp.writable().await?,
+                Err(e) => return Err(e),
+            }
+        }
+        while self.wants_write() {
+            match self.try_flush() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.tcp.writable().await?,
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    fn client_name(&self) -> Option<Box<str>> {
+        let certificates = self.tls.as_ref()?.peer_certificates()?;
+        tls::common_name(certificates.first()?).map(String::into_boxed_str)
+    }
+
+    /// Appends what can be read at once, up to `len_max` or a little more. `Ok(0)` is the end.
+    fn try_read(&mut self, buffer: &mut BytesMut, len_max: usize) -> io::Result<usize> {
         match &mut self.tls {
             None => {
                 buffer.reserve(len_max);
@@ -44,50 +127,142 @@ impl Socket {
         }
     }
 
-    /// Writes what the socket takes at once.
-    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes what the socket takes at once, of both together.
+    fn try_write(&mut self, head: &[u8], bytes: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
-            None => self.tcp.try_write(bytes),
-            Some(tls) => write_tls(tls, &self.tcp, bytes),
+            None if head.is_empty() => self.tcp.try_write(bytes),
+            None => self.tcp.try_write_vectored(&[IoSlice::new(head), IoSlice::new(bytes)]),
+            Some(tls) => write_tls(tls, &self.tcp, head, bytes),
         }
     }
 
     /// Writes what TLS still holds. `WouldBlock` when some is left.
-    pub(crate) fn try_flush(&mut self) -> io::Result<()> {
+    fn try_flush(&mut self) -> io::Result<()> {
         match &mut self.tls {
             None => Ok(()),
             Some(tls) => flush_tls(tls, &self.tcp),
         }
     }
 
-    /// Says good-bye where TLS has one. Best effort.
-    pub(crate) fn close(&mut self) {
+    fn wants_write(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
+    /// Says good-bye where TLS has one. Best effort: a peer that does not read does not hear it.
+    pub(super) fn close(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            // A peer that does not read does not hear it; the socket is closed anyway.
             let _ = flush_tls(tls, &self.tcp);
         }
+    }
+}
+
+impl Socket {
+    /// `link` has done its handshakes; `frame_len_max` is given where it carries WebSocket frames.
+    pub(super) fn new(link: Link, peer: SocketAddr, place: Place, frame_len_max: Option<u64>) -> Self {
+        let client_name = link.client_name();
+        let websocket = frame_len_max.map(|len| Box::new(WebSocket::new(len)));
+        // What came with the end of a handshake is in TLS already.
+        let has_more = link.tls.is_some();
+        Self { link, websocket, has_more, peer, client_name, _place: place }
+    }
+
+    /// Where it comes from.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The common name of the terminal's certificate, verified in the handshake.
+    pub(crate) fn client_name(&self) -> Option<&str> {
+        self.client_name.as_deref()
+    }
+
+    /// Appends what can be read at once, up to `len_max` or a little more. `Ok(0)` is the end.
+    pub(crate) fn try_read(&mut self, buffer: &mut BytesMut, len_max: usize) -> io::Result<usize> {
+        self.has_more = false;
+        let count = match &mut self.websocket {
+            None => self.link.try_read(buffer, len_max)?,
+            Some(websocket) => read_frames(websocket, &mut self.link, buffer, len_max)?,
+        };
+        self.has_more = count >= len_max && self.link.tls.is_some();
+        Ok(count)
+    }
+
+    /// Writes what the socket takes at once. What it does not take has to be given again, before anything else.
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let link = &mut self.link;
+        match &mut self.websocket {
+            None => link.try_write(&[], bytes),
+            Some(websocket) => websocket.write(bytes, |head, bytes| link.try_write(head, bytes)),
+        }
+    }
+
+    /// Writes what is held back here. `WouldBlock` when some is left.
+    pub(crate) fn try_flush(&mut self) -> io::Result<()> {
+        let link = &mut self.link;
+        if let Some(websocket) = &mut self.websocket {
+            websocket.flush(|head| link.try_write(&[], head))?;
+        }
+        link.try_flush()
+    }
+
+    /// Says good-bye where there is one. Best effort.
+    pub(crate) fn close(&mut self) {
+        if let Some(websocket) = &mut self.websocket {
+            websocket.close(CloseCode::Normal);
+            let _ = self.try_flush();
+        }
+        self.link.close();
     }
 
     /// Ends our direction, after everything was written.
     pub(crate) fn shutdown(&mut self) {
         self.close();
         // Fails where the peer has closed already.
-        let _ = socket2::SockRef::from(&self.tcp).shutdown(Shutdown::Write);
+        let _ = socket2::SockRef::from(&self.link.tcp).shutdown(Shutdown::Write);
     }
 
-    /// Whether TLS holds bytes that must be written when the socket takes more.
+    /// Whether bytes are held back here that must be written when the socket takes more.
     pub(crate) fn wants_write(&self) -> bool {
-        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+        self.link.wants_write() || self.websocket.as_ref().is_some_and(|websocket| websocket.wants_write())
     }
 
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp.poll_read_ready(cx)
+        if self.has_more || self.websocket.as_ref().is_some_and(|websocket| websocket.has_ended()) {
+            // Not TCP's to tell. The budget keeps one busy connection from holding up the others.
+            ready!(coop::poll_proceed(cx)).made_progress();
+            return Poll::Ready(Ok(()));
+        }
+        self.link.tcp.poll_read_ready(cx)
     }
 
     pub(crate) fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp.poll_write_ready(cx)
+        self.link.tcp.poll_write_ready(cx)
     }
+}
+
+/// Reads until there is something of MQTT among the frames. What control frames ask for is answered on the way.
+fn read_frames(
+    websocket: &mut WebSocket,
+    link: &mut Link,
+    buffer: &mut BytesMut,
+    len_max: usize,
+) -> io::Result<usize> {
+    let start = buffer.len();
+    while !websocket.has_ended() {
+        let count = link.try_read(buffer, len_max)?;
+        if count == 0 {
+            break;
+        }
+        let decoded = websocket.decode(&mut buffer[start..]);
+        // What is left is written when the socket takes it, or the peer does not hear it: it is gone then.
+        let _ = websocket.flush(|head| link.try_write(&[], head)).and_then(|()| link.try_flush());
+        buffer.truncate(start + decoded.as_ref().unwrap_or(&0));
+        if decoded? > 0 {
+            break;
+        }
+    }
+    Ok(buffer.len() - start)
 }
 
 fn read_tls(
@@ -113,7 +288,7 @@ fn read_tls(
                     Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
                     _ => {}
                 }
-                state.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+                state.map_err(tls::io_error)?;
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && buffer.len() > start => {
                 return Ok(buffer.len() - start);
@@ -150,8 +325,8 @@ fn take_plaintext(
     Ok(Plaintext::Some)
 }
 
-fn write_tls(tls: &mut ServerConnection, tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    let taken = tls.writer().write(bytes)?;
+fn write_tls(tls: &mut ServerConnection, tcp: &TcpStream, head: &[u8], bytes: &[u8]) -> io::Result<usize> {
+    let taken = tls.writer().write_vectored(&[IoSlice::new(head), IoSlice::new(bytes)])?;
     match flush_tls(tls, tcp) {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock && taken > 0 => Ok(taken),
         Err(e) => Err(e),

@@ -1,0 +1,72 @@
+//! What goes with a session: its will, its credential.
+
+use cluster_proto::{
+    AppId, TerminalId,
+    link::{LeaderControl, WillFate},
+};
+
+use super::{
+    Fixture, Setting,
+    support::mqtt::{Client, Connect, put_properties, put_property},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_will_goes_to_the_leader_and_is_discarded_only_by_a_good_bye() {
+    let fixture = Fixture::new().await;
+    let connect = Connect { id: "tv", will: Some(("gone", "tv")), ..Connect::default() };
+    let (client, code) = Client::connect(fixture.mqtt, &connect).await;
+    assert_eq!(code, 0);
+    let will = fixture.leader.with(|log| log.binds[0].will.clone()).expect("a will");
+    assert_eq!(
+        (will.message.topic.as_str(), &will.message.payload[..], will.delay_s),
+        ("gone", &b"tv"[..], 0)
+    );
+    drop(client);
+    fixture.leader.until("the unbind", |log| log.unbinds.len() == 1).await;
+    let (client, _) = Client::connect(fixture.mqtt, &connect).await;
+    client.disconnect().await;
+    fixture.leader.until("the unbind", |log| log.unbinds.len() == 2).await;
+    let fates: Vec<WillFate> =
+        fixture.leader.with(|log| log.unbinds.iter().map(|unbind| unbind.will).collect());
+    assert_eq!(fates, [WillFate::Publish, WillFate::Discard]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fresh_credential_takes_the_place_of_the_old_without_a_new_connection() {
+    let fixture = Fixture::with(Setting { anonymous: false, ..Setting::default() }).await;
+    let (old, new) = (fixture.token("tv", 7, 1_000), fixture.token("tv", 7, 2_000));
+    let connect = Connect { id: "tv", v5: true, method: Some(("JWT", &old)), ..Connect::default() };
+    let (mut client, code) = Client::connect(fixture.mqtt, &connect).await;
+    assert_eq!(code, 0);
+    client.send(0xF0, &auth(&new)).await;
+    let auth = client.next().await.expect("AUTH");
+    assert_eq!((auth.first, auth.body[0]), (0xF0, 0x00));
+
+    let terminal = Some(TerminalId::new("tv").expect("id"));
+    fixture.leader.control(LeaderControl::Revoke { app: AppId::DEFAULT, terminal, issued_until: 1_500 });
+    fixture.leader.drop_link();
+    fixture.leader.until("a resume", |log| log.resumes.len() == 2).await;
+    let issued_at = fixture.leader.with(|log| log.resumes[1][0].credential_issued_at);
+    assert_eq!(issued_at, 2_000);
+    client.ping().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_of_another_terminal_ends_the_connection() {
+    let fixture = Fixture::with(Setting { anonymous: false, ..Setting::default() }).await;
+    let (own, foreign) = (fixture.token("tv", 7, 1_000), fixture.token("radio", 8, 2_000));
+    let connect = Connect { id: "tv", v5: true, method: Some(("JWT", &own)), ..Connect::default() };
+    let (mut client, _) = Client::connect(fixture.mqtt, &connect).await;
+    client.send(0xF0, &auth(&foreign)).await;
+    let disconnect = client.next().await.expect("DISCONNECT");
+    assert_eq!((disconnect.first, disconnect.body[0]), (0xE0, 0x87));
+}
+
+/// AUTH 0x19, Re-authenticate.
+fn auth(token: &str) -> Vec<u8> {
+    let (mut body, mut properties) = (vec![0x19], Vec::new());
+    put_property(&mut properties, 0x15, "JWT");
+    put_property(&mut properties, 0x16, token);
+    put_properties(&mut body, &properties);
+    body
+}
