@@ -358,6 +358,26 @@ impl Client {
         assert_eq!(answer, Packet::Pingresp, "PINGRESP answers PINGREQ [MQTT-3.12.4-1]");
     }
 
+    /// PINGREQ, and takes the messages that come before its answer; `expected` says of each whether it may.
+    pub fn ping_past(&mut self, mut expected: impl FnMut(&Publish) -> bool) {
+        self.send(&build::PINGREQ);
+        loop {
+            match self.receive() {
+                Packet::Pingresp => return,
+                Packet::Publish(message) => {
+                    assert!(expected(&message), "{message:?}");
+                    match message.qos {
+                        1 => self.send(&build::ack(PUBACK, message.id)),
+                        2 => self.send(&build::ack(PUBREC, message.id)),
+                        _ => {}
+                    }
+                }
+                Packet::Ack(Ack { kind: PUBREL, id, .. }) => self.send(&build::ack(PUBCOMP, id)),
+                other => panic!("messages until PINGRESP expected, not {other:?}"),
+            }
+        }
+    }
+
     /// DISCONNECT, and waits until the server has closed.
     pub fn bye(mut self) {
         self.send(&build::DISCONNECT);

@@ -40,8 +40,7 @@ fn another_protocol_name_is_not_served() {
             let mut client = Client::dial(mqtt(), version);
             client.send(&connect.bytes());
             let said = client.raw_until_closed();
-            let allowed: [&[u8]; 3] = [&[], &[0x20, 2, 0, 1], &[0x20, 3, 0, 0x84, 0]];
-            assert!(allowed.contains(&&said[..]), "{name:?} is answered with {said:02x?}");
+            assert!(said.is_empty() || unsupported(&said), "{name:?} is answered with {said:02x?}");
         }
     }
 }
@@ -53,8 +52,7 @@ fn an_unknown_protocol_level_is_told_that_it_is() {
         let mut client = Client::dial(mqtt(), V311);
         client.send(&Connect { level, ..Connect::new(V311, &unique("level")) }.bytes());
         let said = client.raw_until_closed();
-        let allowed: [&[u8]; 2] = [&[0x20, 2, 0, 1], &[0x20, 3, 0, 0x84, 0]];
-        assert!(allowed.contains(&&said[..]), "level {level} is answered with {said:02x?}");
+        assert!(unsupported(&said), "level {level} is answered with {said:02x?}");
     }
 }
 
@@ -171,10 +169,14 @@ fn packets_sent_before_connack_are_processed_after_it() {
         let mut client = Client::dial(mqtt(), version);
         client.send(&bytes);
         assert!(matches!(client.receive(), Packet::Connack(answer) if answer.reason == 0));
-        assert_eq!(client.suback(9).reasons, [1]);
-        let mut rest: Vec<Packet> = (0..3).map(|_| client.receive()).collect();
-        rest.sort_by_key(|packet| matches!(packet, Packet::Publish(_)));
-        assert!(matches!(&rest[2], Packet::Publish(message) if message.text() == "early"));
+        // In what order they come is the server's affair.
+        let rest: Vec<Packet> = (0..4).map(|_| client.receive()).collect();
+        assert!(rest.iter().any(|packet| matches!(packet, Packet::Suback(answer) if answer.reasons == [1])));
+        assert!(
+            rest.iter().any(|packet| matches!(packet, Packet::Publish(message) if message.text() == "early"))
+        );
+        assert!(rest.iter().any(|packet| matches!(packet, Packet::Ack(ack) if ack.id == 2)));
+        assert!(rest.contains(&Packet::Pingresp));
     }
 }
 
@@ -251,10 +253,9 @@ fn a_clean_start_discards_the_session_there_was() {
         client.bye();
         let (mut client, answer) = Client::open_with(mqtt(), &Connect::new(version, &id));
         assert!(!answer.session_present);
-        client.publish(&topic, "nobody hears it", 1);
         client.subscribe(&format!("{topic}/fence"), 1);
-        client.send(&Publish::new(&format!("{topic}/fence"), "fence").qos(1, 99).bytes(version));
-        client.ack(PUBACK, 99);
+        open(version).publish(&topic, "nobody hears it", 1);
+        open(version).publish(&format!("{topic}/fence"), "fence", 1);
         assert_eq!(client.texts_until("fence"), [""; 0]);
     }
 }
@@ -377,6 +378,11 @@ fn packets_may_come_byte_by_byte() {
         client.suback(9);
         assert_eq!(client.message().text(), "piecemeal");
     }
+}
+
+/// CONNACK with 0x01 in the form of 3.1.1, or with 0x84 in that of 5.0.
+fn unsupported(said: &[u8]) -> bool {
+    said == [0x20, 2, 0, 1] || matches!(said, [0x20, _, 0, 0x84, ..])
 }
 
 /// Closed, in MQTT 5 perhaps with a CONNACK that says why; in 3.1.1 without one ([MQTT-3.1.4-1] of 3.1.1).

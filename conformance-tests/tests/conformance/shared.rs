@@ -23,22 +23,10 @@ fn gather(clients: &mut [Client], count: usize) -> Vec<Vec<String>> {
         assert!(Instant::now() < deadline, "{count} messages expected, these came: {got:?}");
         for (client, got) in clients.iter_mut().zip(&mut got) {
             // Everything before the answer has arrived.
-            client.send(&build::PINGREQ);
-            loop {
-                match client.receive() {
-                    Packet::Pingresp => break,
-                    Packet::Publish(message) => {
-                        match message.qos {
-                            1 => client.send(&build::ack(PUBACK, message.id)),
-                            2 => client.send(&build::ack(PUBREC, message.id)),
-                            _ => {}
-                        }
-                        got.push(message.text());
-                    }
-                    Packet::Ack(ack) => client.send(&build::ack(PUBCOMP, ack.id)),
-                    other => panic!("{other:?}"),
-                }
-            }
+            client.ping_past(|message| {
+                got.push(message.text());
+                true
+            });
         }
     }
     got
@@ -137,23 +125,10 @@ fn each_member_gets_messages_at_the_qos_it_was_granted() {
     let mut left = 12;
     while left > 0 {
         for (granted, member) in group.iter_mut().enumerate() {
-            member.send(&build::PINGREQ);
-            loop {
-                match member.receive() {
-                    Packet::Pingresp => break,
-                    Packet::Publish(message) => {
-                        assert_eq!(usize::from(message.qos), granted);
-                        match message.qos {
-                            1 => member.send(&build::ack(PUBACK, message.id)),
-                            2 => member.send(&build::ack(PUBREC, message.id)),
-                            _ => {}
-                        }
-                        left -= 1;
-                    }
-                    Packet::Ack(ack) => member.send(&build::ack(PUBCOMP, ack.id)),
-                    other => panic!("{other:?}"),
-                }
-            }
+            member.ping_past(|message| {
+                left -= 1;
+                usize::from(message.qos) == granted
+            });
         }
     }
 }
