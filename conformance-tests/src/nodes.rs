@@ -101,7 +101,10 @@ impl Alone<'_> {
 
     /// Starts or continues whatever does not run, and waits until every node is ready and lets terminals in.
     pub fn heal(&mut self) {
+        // Starting a process needs a runtime around it.
+        let inside = self.nodes.runtime.enter();
         self.cluster.heal().expect("heal");
+        drop(inside);
         self.nodes.runtime.block_on(self.cluster.wait_ready()).expect("ready");
         let deadline = Instant::now() + SETTLE_LIMIT;
         for (address, _) in &self.nodes.addresses {
@@ -130,7 +133,9 @@ impl Drop for Alone<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // A second panic would hide the first; the next test finds out.
+            let inside = self.nodes.runtime.enter();
             let _ = self.cluster.heal();
+            drop(inside);
             let _ = self.nodes.runtime.block_on(self.cluster.wait_ready());
         } else {
             self.heal();
