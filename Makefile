@@ -10,7 +10,7 @@ SETUP  := scripts/setup.sh --quiet
 DIR    ?= .cluster
 MINUTES ?= 5
 
-.PHONY: help setup build demo test cluster cluster-down chaos ci fix fmt-check clippy layers links doc
+.PHONY: help setup build demo test interop cluster cluster-down chaos ci fix fmt-check clippy layers links doc
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ test: ## all tests, a short chaos run included
 	@$(CARGO) build --workspace --all-targets
 	@$(CARGO) test --workspace
 
+interop: ## paho-mqtt, gmqtt and MQTT.js against a cluster (installed by scripts/setup.sh --interop)
+	@scripts/setup.sh --interop
+	@$(CARGO) build -p carillon
+	@$(CARGO) test -p conformance-tests --test interop -- --ignored --test-threads 1
+
 chaos: build ## faults against a release build: MINUTES=5 SEED=random
 	@$(CARGO) run --quiet --release -p chaos-tests -- run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
@@ -52,6 +57,7 @@ layers:
 
 links:
 	@scripts/check-docs.sh
+	@scripts/check-conformance.sh
 
 doc:
 	@$(SETUP)

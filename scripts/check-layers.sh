@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The directions of dependencies (docs/ARCHITECTURE.md), read from Cargo's own metadata:
 #   node -> raft-store -> fabric-core -> cluster-proto; openraft and RocksDB in raft-store only; no runtime, socket or
-#   TLS below raft-store; chaos-tests sees cluster-proto only and starts the product as processes.
+#   TLS below raft-store; chaos-tests sees cluster-proto only and starts the product as processes; conformance-tests uses
+#   its processes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/env.sh
@@ -47,6 +48,7 @@ ours fabric-core cluster-proto
 ours raft-store  fabric-core cluster-proto
 ours carillon    raft-store fabric-core cluster-proto
 ours chaos-tests cluster-proto
+ours conformance-tests chaos-tests
 free fabric-core tokio quinn tonic rustls socket2 rand openraft rocksdb
 free raft-store  quinn tonic rustls rumqttd
 

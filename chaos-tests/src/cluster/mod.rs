@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tokio::process::Command;
 
-pub use node::Node;
+pub use node::{Doors, Node};
 pub use ports::Ports;
 
 /// A node must answer at all within this.
@@ -35,10 +35,15 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `control` nodes with both roles and `edges` more, founds the cluster, and waits until all are ready.
     pub async fn start(dir: &Path, control: u64, edges: u64) -> Result<Self> {
+        Self::start_with(dir, control, edges, Doors::default()).await
+    }
+
+    /// The same with other doors for terminals.
+    pub async fn start_with(dir: &Path, control: u64, edges: u64, doors: Doors) -> Result<Self> {
         let binary = find_binary()?;
         fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
-        let nodes = write_files(&binary, &dir, control, edges).await?;
+        let nodes = write_files(&binary, &dir, control, edges, doors).await?;
         let ca = fs::read(dir.join("certs/ca.pem"))?;
         let mut cluster = Self { nodes, admin_token: String::new(), ca, dir };
         cluster.nodes.iter_mut().try_for_each(Node::start)?;
@@ -120,7 +125,7 @@ impl Cluster {
     }
 }
 
-async fn write_files(binary: &Path, dir: &Path, control: u64, edges: u64) -> Result<Vec<Node>> {
+async fn write_files(binary: &Path, dir: &Path, control: u64, edges: u64, doors: Doors) -> Result<Vec<Node>> {
     let certs = dir.join("certs");
     certificate(binary, "authority", &[], &certs).await?;
     certificate(binary, "operator", &["--ca", &certs.to_string_lossy()], &certs).await?;
@@ -139,7 +144,7 @@ async fn write_files(binary: &Path, dir: &Path, control: u64, edges: u64) -> Res
             &node.certs(),
         )
         .await?;
-        node.write_config(&certs, &seeds, &control_api)?;
+        node.write_config(&certs, &seeds, &control_api, doors)?;
     }
     Ok(nodes)
 }
@@ -157,7 +162,7 @@ async fn run(mut command: Command) -> Result<()> {
 }
 
 /// `CARILLON`, or the binary that was built beside this program.
-fn find_binary() -> Result<PathBuf> {
+pub fn find_binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("CARILLON") {
         return Ok(path.into());
     }

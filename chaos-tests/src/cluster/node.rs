@@ -37,6 +37,15 @@ pub struct Node {
     paused: bool,
 }
 
+/// How terminals get in, beside MQTT over TCP with a credential.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Doors {
+    /// Without credentials too.
+    pub anonymous: bool,
+    /// Over WebSocket too.
+    pub websocket: bool,
+}
+
 impl Node {
     /// A node that does not run yet; its config is in place once [`Node::write_config`] was called.
     pub fn new(id: u64, control: bool, binary: &Path, root: &Path) -> Result<Self> {
@@ -63,8 +72,16 @@ impl Node {
 
     /// Writes its config; `certs` holds the authority, `seeds` are link addresses and
     /// `control_api` the gRPC addresses of control nodes.
-    pub fn write_config(&self, certs: &Path, seeds: &[String], control_api: &[String]) -> Result<()> {
-        let (id, Ports { mqtt, api, http, link }) = (self.id, self.ports);
+    pub fn write_config(
+        &self,
+        certs: &Path,
+        seeds: &[String],
+        control_api: &[String],
+        doors: Doors,
+    ) -> Result<()> {
+        let (id, Ports { mqtt, ws, api, http, link }) = (self.id, self.ports);
+        let anonymous = doors.anonymous;
+        let ws = if doors.websocket { format!("ws_address = \"127.0.0.1:{ws}\"") } else { String::new() };
         let roles = if self.control { r#"["control", "edge"]"# } else { r#"["edge"]"# };
         let (dir, certs) = (self.dir.display(), certs.display());
         let text = format!(
@@ -88,6 +105,8 @@ address = "127.0.0.1:{http}"
 
 [mqtt]
 address = "127.0.0.1:{mqtt}"
+anonymous = {anonymous}
+{ws}
 
 [tls]
 ca = "{certs}/ca.pem"

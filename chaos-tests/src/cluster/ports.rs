@@ -13,11 +13,13 @@ const RANGE: Range<u16> = 23_000..32_000;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// Four ports of one node.
+/// The ports of one node.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     /// MQTT.
     pub mqtt: u16,
+    /// MQTT over WebSocket.
+    pub ws: u16,
     /// gRPC.
     pub api: u16,
     /// Health and metrics.
@@ -31,7 +33,7 @@ impl Ports {
     pub fn allocate() -> Result<Self> {
         let mut free = std::iter::repeat_with(next).take(RANGE.len()).filter(|port| is_free(*port));
         let mut port = || free.next().context("no free ports between 23000 and 32000");
-        Ok(Self { mqtt: port()?, api: port()?, http: port()?, link: port()? })
+        Ok(Self { mqtt: port()?, ws: port()?, api: port()?, http: port()?, link: port()? })
     }
 }
 
@@ -54,10 +56,10 @@ mod tests {
     #[test]
     fn no_port_is_given_twice() {
         let (a, b) = (Ports::allocate().unwrap(), Ports::allocate().unwrap());
-        let mut all = vec![a.mqtt, a.api, a.http, a.link, b.mqtt, b.api, b.http, b.link];
+        let mut all = vec![a.mqtt, a.ws, a.api, a.http, a.link, b.mqtt, b.ws, b.api, b.http, b.link];
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 10);
         assert!(all.iter().all(|port| RANGE.contains(port)));
     }
 }
