@@ -193,10 +193,8 @@ fn after_a_leader_change_catching_up_continues_where_it_was() {
 
 #[test]
 fn a_session_bound_by_the_last_word_of_a_lost_link_pulls_on_the_next() {
-    let mut terminal = Terminal::connecting(connect(V311));
-    terminal.authenticate();
     // Its first pull was asked for when there was no link any more: no answer comes.
-    terminal.bind(bound());
+    let mut terminal = Terminal::bound(connect(V311), bound());
     let out = terminal.answer(|session, _, out| session.link_ready(out));
     assert!(matches!(&out[..], [Action::Pull { after: PushId(0), .. }]), "{out:?}");
 }
