@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use cluster_proto::{
-    PushId,
+    PushId, Qos, TerminalNo,
     limits::{OWED_PER_PULL_MAX, QUEUED_PER_TERMINAL_MAX},
 };
 
@@ -34,14 +34,64 @@ pub(super) enum Feed {
     Live,
 }
 
+/// What stands for the push of a retained message, which is none: no push has this id.
+pub(super) const RETAINED: PushId = PushId(0);
+
+/// Something to be written, in its place in the order.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting<M> {
+    pub(super) queued: Queued<M>,
+    /// Effective; known once the message is.
+    pub(super) qos: Qos,
+    /// In the window already: to be recorded first, or of an earlier connection.
+    pub(super) packet_id: Option<u16>,
+    pub(super) origin: Origin,
+}
+
+/// Where something to be written comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A push of the feed, or for a group.
+    Push,
+    /// Begun by an earlier connection.
+    Resumed,
+    /// A retained message, with the identifier of its subscription.
+    Retained(Option<u32>),
+}
+
+impl<M> Waiting<M> {
+    /// Whether its message is here.
+    pub(super) fn is_here(&self) -> bool {
+        self.queued.message.is_some()
+    }
+
+    pub(super) fn group(&self) -> Option<TerminalNo> {
+        self.queued.shared.map(|shared| shared.group)
+    }
+
+    fn is(&self, push: PushId, group: Option<TerminalNo>) -> bool {
+        self.queued.push == push && self.group() == group
+    }
+
+    pub(super) fn is_expired(&self, now_ms: u64) -> bool {
+        self.origin != Origin::Resumed && self.queued.expires_at_ms.is_some_and(|expires| expires <= now_ms)
+    }
+}
+
 /// Queue, window and feed of one connection.
 #[derive(Clone, Debug)]
 pub(super) struct Deliveries<M> {
     pub(super) feed: Feed,
     /// The last push queued here.
     pub(super) after: PushId,
-    pub(super) queue: VecDeque<Queued<M>>,
+    pub(super) queue: VecDeque<Waiting<M>>,
     pub(super) window: Window,
+    /// Of the queue: pushes that [`QUEUED_PER_TERMINAL_MAX`] bounds.
+    pushes: usize,
+    /// Of the queue: retained messages, bounded by the page they came in.
+    retained: usize,
+    /// A QoS 2 delivery may wait for its packet id.
+    pub(super) unbegun: bool,
 }
 
 /// Below this much queue the next page is asked for, so that it arrives before the queue is empty.
@@ -51,74 +101,126 @@ const IDLE_CAPACITY: usize = 2;
 
 impl<M> Deliveries<M> {
     pub(super) fn new(window: u16) -> Self {
-        Self { feed: Feed::Off, after: PushId(0), queue: VecDeque::new(), window: Window::new(window) }
+        Self {
+            feed: Feed::Off,
+            after: PushId(0),
+            queue: VecDeque::new(),
+            window: Window::new(window),
+            pushes: 0,
+            retained: 0,
+            unbegun: false,
+        }
     }
 
     /// Takes a dispatched push, unless the terminal is not live. Whoever is live has seen everything up to `after`,
     /// so an older push is a repetition.
-    pub(super) fn push_live(&mut self, queued: Queued<M>) {
-        if self.feed != Feed::Live || queued.push <= self.after {
+    pub(super) fn push_live(&mut self, waiting: Waiting<M>) {
+        let push = waiting.queued.push;
+        if self.feed != Feed::Live || push <= self.after {
             return;
         }
-        if self.queue.len() >= QUEUED_PER_TERMINAL_MAX {
+        if self.window.holds(push, None) {
+            self.after = push;
+        } else if self.pushes >= QUEUED_PER_TERMINAL_MAX {
             self.feed = Feed::Behind;
-            return;
+        } else {
+            self.after = push;
+            self.enqueue(waiting);
         }
-        self.after = queued.push;
-        self.queue.push_back(queued);
+    }
+
+    /// Takes a push for a group this terminal is a member of, in its turn behind what is queued. `false`: not live, or
+    /// full, and another member has to get it.
+    pub(super) fn push_shared(&mut self, waiting: Waiting<M>) -> bool {
+        let (push, group) = (waiting.queued.push, waiting.group());
+        if self.window.holds(push, group) || self.queue.iter().any(|queued| queued.is(push, group)) {
+            return true;
+        }
+        if self.feed != Feed::Live || self.pushes >= QUEUED_PER_TERMINAL_MAX {
+            return false;
+        }
+        self.enqueue(waiting);
+        true
     }
 
     /// Takes a page that was pulled.
-    pub(super) fn page(&mut self, pushes: impl IntoIterator<Item = Queued<M>>, live: bool) {
+    pub(super) fn page(&mut self, pushes: impl IntoIterator<Item = Waiting<M>>, live: bool) {
         if self.feed != Feed::Pulling {
             return;
         }
         self.feed = if live { Feed::Live } else { Feed::Behind };
-        for queued in pushes {
-            if queued.push <= self.after {
+        for waiting in pushes {
+            let push = waiting.queued.push;
+            if push <= self.after {
                 continue;
             }
-            if self.queue.len() >= QUEUED_PER_TERMINAL_MAX {
+            if self.window.holds(push, None) {
+                self.after = push;
+                continue;
+            }
+            if self.pushes >= QUEUED_PER_TERMINAL_MAX {
                 // More than was asked for: the rest is pulled again.
                 self.feed = Feed::Behind;
                 return;
             }
-            self.after = queued.push;
-            self.queue.push_back(queued);
+            self.after = push;
+            self.enqueue(waiting);
         }
+    }
+
+    /// Puts something at the end of the queue, whatever its bound.
+    pub(super) fn enqueue(&mut self, waiting: Waiting<M>) {
+        self.count(waiting.origin, 1);
+        self.unbegun |= waiting.qos == Qos::ExactlyOnce && waiting.packet_id.is_none();
+        self.queue.push_back(waiting);
+    }
+
+    fn count(&mut self, origin: Origin, by: isize) {
+        let counter = match origin {
+            Origin::Push => &mut self.pushes,
+            Origin::Retained(_) => &mut self.retained,
+            Origin::Resumed => return,
+        };
+        *counter = counter.saturating_add_signed(by);
     }
 
     /// How many pushes to ask for now, if any.
     pub(super) fn next_pull(&mut self) -> Option<u16> {
-        if self.feed != Feed::Behind || self.queue.len() > PULL_BELOW {
+        if self.feed != Feed::Behind || self.pushes > PULL_BELOW {
             return None;
         }
         self.feed = Feed::Pulling;
-        let room = QUEUED_PER_TERMINAL_MAX - self.queue.len();
+        let room = QUEUED_PER_TERMINAL_MAX - self.pushes;
         Some(room.min(OWED_PER_PULL_MAX) as u16)
     }
 
-    /// Takes `push` out of the queue; says whether it was there.
-    pub(super) fn unqueue(&mut self, push: PushId) -> bool {
-        match self.queue.iter().position(|queued| queued.push == push) {
-            Some(at) => {
-                self.queue.remove(at);
-                true
-            }
-            None => false,
+    /// Whether all retained messages that came are written.
+    pub(super) fn has_no_retained(&self) -> bool {
+        self.retained == 0
+    }
+
+    /// Takes a push out of the queue.
+    pub(super) fn unqueue(&mut self, push: PushId, group: Option<TerminalNo>) -> Option<Waiting<M>> {
+        let at = self.queue.iter().position(|waiting| waiting.is(push, group))?;
+        let waiting = self.queue.remove(at)?;
+        self.count(waiting.origin, -1);
+        Some(waiting)
+    }
+
+    /// The next that waits for the message of `push`.
+    pub(super) fn waiting_for(&mut self, push: PushId) -> Option<&mut Waiting<M>> {
+        self.queue.iter_mut().find(|waiting| waiting.queued.push == push && !waiting.is_here())
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Waiting<M>> {
+        let waiting = self.queue.pop_front();
+        if let Some(waiting) = &waiting {
+            self.count(waiting.origin, -1);
         }
-    }
-
-    pub(super) fn waiting_for(&mut self, push: PushId) -> Option<&mut Queued<M>> {
-        self.queue.iter_mut().find(|queued| queued.push == push && queued.message.is_none())
-    }
-
-    pub(super) fn pop(&mut self) -> Option<Queued<M>> {
-        let queued = self.queue.pop_front();
         if self.queue.is_empty() {
             self.queue.shrink_to(IDLE_CAPACITY);
         }
-        queued
+        waiting
     }
 }
 
@@ -126,15 +228,16 @@ impl<M> Deliveries<M> {
 mod tests {
     use super::*;
 
-    fn push(id: u64) -> Queued<()> {
-        Queued {
+    fn push(id: u64) -> Waiting<()> {
+        let queued = Queued {
             push: PushId(id),
             message: Some(()),
             qos0: false,
             dup: false,
             expires_at_ms: None,
             shared: None,
-        }
+        };
+        Waiting { queued, qos: Qos::AtLeastOnce, packet_id: None, origin: Origin::Push }
     }
 
     fn live() -> Deliveries<()> {
@@ -170,7 +273,7 @@ mod tests {
         deliveries.page([push(7), push(8)], true);
         deliveries.push_live(push(8));
         deliveries.push_live(push(10));
-        let ids: Vec<u64> = deliveries.queue.iter().map(|queued| queued.push.0).collect();
+        let ids: Vec<u64> = deliveries.queue.iter().map(|waiting| waiting.queued.push.0).collect();
         assert_eq!(ids, [7, 8, 10]);
     }
 
@@ -179,5 +282,36 @@ mod tests {
         let mut deliveries = live();
         deliveries.page([push(1)], false);
         assert_eq!((deliveries.feed, deliveries.queue.len()), (Feed::Live, 0));
+    }
+
+    #[test]
+    fn a_retained_page_takes_no_room_from_pushes() {
+        let mut deliveries = live();
+        for _ in 0..QUEUED_PER_TERMINAL_MAX {
+            deliveries.enqueue(Waiting { origin: Origin::Retained(None), ..push(0) });
+        }
+        deliveries.push_live(push(1));
+        assert_eq!((deliveries.feed, deliveries.after), (Feed::Live, PushId(1)));
+        assert!(!deliveries.has_no_retained());
+        (0..QUEUED_PER_TERMINAL_MAX).for_each(|_| drop(deliveries.pop()));
+        assert!(deliveries.has_no_retained());
+    }
+
+    #[test]
+    fn a_push_for_a_group_is_taken_while_live_and_once() {
+        use crate::mqtt::action::Shared;
+
+        let shared = |id| {
+            let mut waiting = push(id);
+            waiting.queued.shared = Some(Shared { group: TerminalNo(9), granted: Qos::AtLeastOnce });
+            waiting
+        };
+        let mut deliveries = live();
+        deliveries.push_live(push(5));
+        assert!(deliveries.push_shared(shared(3)), "groups have an order of their own");
+        assert!(deliveries.push_shared(shared(3)));
+        assert_eq!(deliveries.queue.len(), 2);
+        deliveries.feed = Feed::Off;
+        assert!(!deliveries.push_shared(shared(4)));
     }
 }

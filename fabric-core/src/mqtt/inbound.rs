@@ -1,34 +1,87 @@
-//! QoS 1 PUBLISH packets from the terminal that wait for their commit.
+//! QoS 1 and 2 PUBLISH packets from the terminal whose exchange is not over.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+
+use cluster_proto::Qos;
 
 use super::{action::RequestNo, reason::Reason};
 
-/// Answers leave in the order the packets came ([MQTT-4.6.0-2]). Bounded by the Receive Maximum we announce.
+/// Answers leave in the order the packets came ([MQTT-4.6.0-2], [MQTT-4.6.0-3]). An MQTT 5 terminal is held to the
+/// Receive Maximum we announce; to others reading stops while so many wait for their commit, and packet ids bound the
+/// rest.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inbound {
+    /// PUBACK or PUBREC is owed.
     entries: VecDeque<Entry>,
+    /// PUBREC was sent, and PUBREL did not come: the packet id is taken ([MQTT-4.3.3-10]).
+    taken: BTreeSet<u16>,
+    /// PUBREL came; PUBCOMP waits for its commit.
+    releasing: Vec<(RequestNo, u16)>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
     packet_id: u16,
+    qos: Qos,
     request: RequestNo,
     answer: Option<Reason>,
 }
 
+/// What a PUBLISH with a packet id is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Its packet id is free.
+    Never,
+    /// The same QoS, and its answer is still to come.
+    Waiting,
+    /// QoS 2, answered by PUBREC and not released.
+    Taken,
+    /// The packet id is used by an exchange of another QoS.
+    InUse,
+}
+
+/// An answer that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) packet_id: u16,
+    pub(super) qos: Qos,
+    pub(super) reason: Reason,
+}
+
 impl Inbound {
-    pub(super) fn len(&self) -> usize {
+    /// Of a session that was there before: the QoS 2 packet ids it has taken.
+    pub(super) fn resume(&mut self, taken: Vec<u16>) {
+        self.taken = taken.into_iter().collect();
+    }
+
+    /// Exchanges that are not over: what Receive Maximum counts ([MQTT-3.3.4-9]).
+    pub(super) fn open(&self) -> usize {
+        self.entries.len() + self.taken.len()
+    }
+
+    /// Packets that wait for their commit.
+    pub(super) fn waiting(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn contains(&self, packet_id: u16) -> bool {
-        self.entries.iter().any(|entry| entry.packet_id == packet_id)
+    pub(super) fn seen(&self, packet_id: u16, qos: Qos) -> Seen {
+        if let Some(entry) = self.entries.iter().find(|entry| entry.packet_id == packet_id) {
+            return if entry.qos == qos { Seen::Waiting } else { Seen::InUse };
+        }
+        match (self.taken.contains(&packet_id), qos) {
+            (false, _) => Seen::Never,
+            (true, Qos::ExactlyOnce) => Seen::Taken,
+            (true, _) => Seen::InUse,
+        }
+    }
+
+    pub(super) fn uses(&self, packet_id: u16) -> bool {
+        self.seen(packet_id, Qos::AtLeastOnce) != Seen::Never
     }
 
     /// `answer` is known at once for what never goes to the leader; it still waits for its turn.
-    pub(super) fn push(&mut self, packet_id: u16, request: RequestNo, answer: Option<Reason>) {
-        self.entries.push_back(Entry { packet_id, request, answer });
+    pub(super) fn push(&mut self, packet_id: u16, qos: Qos, request: RequestNo, answer: Option<Reason>) {
+        self.entries.push_back(Entry { packet_id, qos, request, answer });
     }
 
     pub(super) fn answer(&mut self, request: RequestNo, answer: Reason) {
@@ -37,14 +90,41 @@ impl Inbound {
         }
     }
 
-    /// The next packet id to acknowledge, with its answer.
-    pub(super) fn pop_answered(&mut self) -> Option<(u16, Reason)> {
-        let answer = self.entries.front()?.answer?;
-        let entry = self.entries.pop_front()?;
+    /// The next packet to answer. A QoS 2 one is taken from then on, unless it was refused ([MQTT-4.3.3-9]).
+    pub(super) fn pop_answered(&mut self) -> Option<Answer> {
+        let reason = self.entries.front()?.answer?;
+        let Entry { packet_id, qos, .. } = self.entries.pop_front()?;
         if self.entries.is_empty() {
             self.entries.shrink_to_fit();
         }
-        Some((entry.packet_id, answer))
+        if qos == Qos::ExactlyOnce && !reason.is_error() {
+            self.taken.insert(packet_id);
+        }
+        Some(Answer { packet_id, qos, reason })
+    }
+
+    /// PUBREL came: whether its packet id is taken. With a request its end is being committed.
+    pub(super) fn release(&mut self, packet_id: u16, request: RequestNo) {
+        self.releasing.push((request, packet_id));
+    }
+
+    pub(super) fn is_releasing(&self, packet_id: u16) -> bool {
+        self.releasing.iter().any(|(_, id)| *id == packet_id)
+    }
+
+    /// The packet id whose release has this request.
+    pub(super) fn released(&mut self, request: RequestNo) -> Option<u16> {
+        let at = self.releasing.iter().position(|(waits, _)| *waits == request)?;
+        let (_, packet_id) = self.releasing.remove(at);
+        if self.releasing.is_empty() {
+            self.releasing = Vec::new();
+        }
+        Some(packet_id)
+    }
+
+    /// The exchange is over; says whether there was one.
+    pub(super) fn complete(&mut self, packet_id: u16) -> bool {
+        self.taken.remove(&packet_id)
     }
 }
 
@@ -52,14 +132,34 @@ impl Inbound {
 mod tests {
     use super::*;
 
+    const ONCE: Qos = Qos::ExactlyOnce;
+
+    fn answered(inbound: &mut Inbound) -> Option<(u16, Reason)> {
+        inbound.pop_answered().map(|answer| (answer.packet_id, answer.reason))
+    }
+
     #[test]
     fn answers_leave_in_the_order_the_packets_came() {
         let mut inbound = Inbound::default();
-        inbound.push(5, RequestNo(1), None);
-        inbound.push(3, RequestNo(2), Some(Reason::NOT_AUTHORIZED));
-        assert_eq!(inbound.pop_answered(), None);
+        inbound.push(5, Qos::AtLeastOnce, RequestNo(1), None);
+        inbound.push(3, ONCE, RequestNo(2), Some(Reason::NOT_AUTHORIZED));
+        assert_eq!(answered(&mut inbound), None);
         inbound.answer(RequestNo(1), Reason::SUCCESS);
-        assert_eq!(inbound.pop_answered(), Some((5, Reason::SUCCESS)));
-        assert_eq!(inbound.pop_answered(), Some((3, Reason::NOT_AUTHORIZED)));
+        assert_eq!(answered(&mut inbound), Some((5, Reason::SUCCESS)));
+        assert_eq!(answered(&mut inbound), Some((3, Reason::NOT_AUTHORIZED)));
+        assert_eq!(inbound.open(), 0, "refused: the packet id is free");
+    }
+
+    #[test]
+    fn a_packet_id_is_taken_from_pubrec_to_pubrel() {
+        let mut inbound = Inbound::default();
+        inbound.push(5, ONCE, RequestNo(1), None);
+        assert_eq!(inbound.seen(5, ONCE), Seen::Waiting);
+        assert_eq!(inbound.seen(5, Qos::AtLeastOnce), Seen::InUse);
+        inbound.answer(RequestNo(1), Reason::SUCCESS);
+        inbound.pop_answered();
+        assert_eq!((inbound.seen(5, ONCE), inbound.open()), (Seen::Taken, 1));
+        assert!(inbound.complete(5) && !inbound.complete(5));
+        assert_eq!(inbound.seen(5, ONCE), Seen::Never);
     }
 }

@@ -5,20 +5,24 @@
 //! terminals.
 
 mod action;
+mod aliases;
 mod deliveries;
+mod held;
 mod in_flight;
 mod inbound;
 mod keep_alive;
 pub mod packet;
 mod permissions;
 pub mod reason;
+mod retained;
 mod session;
 pub mod size;
 
 pub use action::{
-    Action, Close, Credentials, Delivery, Grant, Incoming, MessageHandle, Moment, Queued, Relay, RequestNo,
+    Action, Alias, Close, Credentials, Delivery, Grant, Incoming, MessageHandle, Moment, Queued, Relay,
+    RequestNo, Shared,
 };
 pub use packet::{Malformed, Packet, ProtocolVersion};
 pub use permissions::Permissions;
 pub use reason::{AuthRefusal, CloseCause, Reason};
-pub use session::{Changed, Matching, Session, SessionConfig, Shown};
+pub use session::{AUTH_METHOD, Changed, Matching, Session, SessionConfig, Shown};

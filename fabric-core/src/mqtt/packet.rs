@@ -55,7 +55,7 @@ pub enum Packet {
     /// The last packet of a connection.
     Disconnect(Box<Disconnect>),
     /// Enhanced authentication (MQTT 5).
-    Auth(Reason),
+    Auth(Box<Auth>),
 }
 
 /// CONNECT.
@@ -159,8 +159,12 @@ pub struct ConnAckProperties {
     pub shared_available: Option<bool>,
     /// If it is not what was asked for.
     pub server_keep_alive_s: Option<u16>,
+    /// Where answers to requests may go, if it was asked for.
+    pub response_information: Option<String>,
     /// Where else to go.
     pub server_reference: Option<String>,
+    /// The method of enhanced authentication ([MQTT-4.12.0-5]).
+    pub authentication_method: Option<String>,
 }
 
 /// PUBLISH.
@@ -246,6 +250,21 @@ pub struct Disconnect {
     pub reason_string: Option<String>,
     /// To a terminal: where else to go.
     pub server_reference: Option<String>,
+}
+
+/// AUTH (MQTT 5).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Auth {
+    /// Success, continue, or re-authenticate.
+    pub reason: Reason,
+    /// Authentication Method.
+    pub method: Option<String>,
+    /// Authentication Data.
+    pub data: Option<Bytes>,
+    /// For people.
+    pub reason_string: Option<String>,
+    /// In order.
+    pub user_properties: Vec<(String, String)>,
 }
 
 /// Bytes that are not MQTT, or break a rule that holds for a packet alone.

@@ -10,7 +10,7 @@ use crate::subscriptions::filter;
 /// filters would widen them (`+`, `#`) or shift them (`/`): filters that name it are then left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// `None`: everything outside `$` topics.
+    /// `None`: everything but `$SYS`.
     publish: Option<Box<[Box<str>]>>,
     subscribe: Option<Box<[Box<str>]>>,
 }
@@ -18,7 +18,7 @@ pub struct Permissions {
 const TERMINAL: &str = "{terminal}";
 
 impl Permissions {
-    /// Everything outside `$` topics.
+    /// Everything but `$SYS`.
     pub fn everything() -> Self {
         Self::default()
     }
@@ -34,7 +34,7 @@ impl Permissions {
     /// Whether it may publish to a valid topic.
     pub fn may_publish(&self, topic: &str) -> bool {
         match &self.publish {
-            None => filter::matches(topic, "#"),
+            None => !filter::is_sys_topic(topic),
             Some(filters) => filters.iter().any(|allowed| filter::matches(topic, allowed)),
         }
     }
@@ -42,7 +42,7 @@ impl Permissions {
     /// Whether it may subscribe to a valid, plain filter: all of it must be permitted.
     pub fn may_subscribe(&self, wanted: &str) -> bool {
         match &self.subscribe {
-            None => filter::covers("#", wanted),
+            None => !filter::is_sys_topic(wanted),
             Some(filters) => filters.iter().any(|allowed| filter::covers(allowed, wanted)),
         }
     }
@@ -84,9 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn without_filters_everything_but_dollar_topics_is_allowed() {
+    fn without_filters_everything_but_sys_topics_is_allowed() {
         let all = Permissions::everything();
-        assert!(all.may_publish("a/b") && all.may_subscribe("#"));
-        assert!(!all.may_publish("$SYS/x") && !all.may_subscribe("$SYS/#"));
+        assert!(all.may_publish("a/b") && all.may_subscribe("#") && all.may_publish("$own/x"));
+        for sys in ["$SYS/#", "$SYS", "$SYS/+/x"] {
+            assert!(!all.may_subscribe(sys), "{sys}");
+        }
+        assert!(!all.may_publish("$SYS/x"));
     }
 }

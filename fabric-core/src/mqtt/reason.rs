@@ -133,6 +133,10 @@ pub enum CloseCause {
     ServerUnavailable,
     /// The connection could not keep up with what it must be told (its output is over the bound).
     TooSlow,
+    /// This edge sends its terminals elsewhere for now.
+    UseAnotherServer,
+    /// This edge is gone for good.
+    ServerMoved,
 }
 
 impl CloseCause {
@@ -150,6 +154,8 @@ impl CloseCause {
             Self::ServerShuttingDown => Some(Reason::SERVER_SHUTTING_DOWN),
             Self::ServerUnavailable => Some(Reason::SERVER_BUSY),
             Self::TooSlow => Some(Reason::QUOTA_EXCEEDED),
+            Self::UseAnotherServer => Some(Reason::USE_ANOTHER_SERVER),
+            Self::ServerMoved => Some(Reason::SERVER_MOVED),
         }
     }
 
@@ -162,6 +168,8 @@ impl CloseCause {
                 Some(Reason::NOT_AUTHORIZED)
             }
             Self::Unbound(UnbindReason::Kicked) => Some(Reason::BANNED),
+            Self::UseAnotherServer => Some(Reason::USE_ANOTHER_SERVER),
+            Self::ServerMoved => Some(Reason::SERVER_MOVED),
             Self::KeepAliveTimeout
             | Self::Unbound(UnbindReason::TakenOver)
             | Self::ServerShuttingDown
@@ -205,7 +213,15 @@ pub fn refused_bind(refused: RefuseReason) -> Reason {
     }
 }
 
-/// What SUBACK, UNSUBACK and PUBACK say when the leader refuses.
+/// What DISCONNECT says when a fresh credential is refused: it has fewer codes than CONNACK.
+pub fn refused_reauthentication(refused: AuthRefusal) -> Reason {
+    match refused {
+        AuthRefusal::BadCredential | AuthRefusal::NotAuthorized => Reason::NOT_AUTHORIZED,
+        AuthRefusal::Unavailable | AuthRefusal::Busy => Reason::SERVER_BUSY,
+    }
+}
+
+/// What SUBACK, UNSUBACK, PUBACK and PUBREC say when the leader refuses.
 pub fn refused_request(refused: RefuseReason) -> Reason {
     match refused {
         RefuseReason::NotAuthorized => Reason::NOT_AUTHORIZED,

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use cluster_proto::{Message, Qos};
 
-use super::packet::ProtocolVersion;
+use super::{action::Alias, packet::ProtocolVersion};
+
+/// Bytes of the property Topic Alias.
+pub const ALIAS_LEN: usize = 3;
 
 /// Bytes of a PUBLISH, fixed header included.
 pub fn publish_len(
@@ -12,19 +15,22 @@ pub fn publish_len(
     qos: Qos,
     has_expiry: bool,
     subscription_ids: &[u32],
+    alias: Option<Alias>,
 ) -> usize {
     let packet_id = if qos == Qos::AtMostOnce { 0 } else { 2 };
     let properties = if version.is_v5() {
-        let len = properties_len(message, has_expiry, subscription_ids);
+        let alias = if alias.is_some() { ALIAS_LEN } else { 0 };
+        let len = properties_len(message, has_expiry, subscription_ids) + alias;
         varint_len(len) + len
     } else {
         0
     };
-    let remaining = 2 + message.topic.len() + packet_id + properties + message.payload.len();
+    let topic = if alias.is_some_and(|alias| alias.known) { 0 } else { message.topic.len() };
+    let remaining = 2 + topic + packet_id + properties + message.payload.len();
     1 + varint_len(remaining) + remaining
 }
 
-/// Bytes of the MQTT 5 properties of a PUBLISH, without their own length.
+/// Bytes of the MQTT 5 properties of a PUBLISH, without their own length and without a topic alias.
 pub fn properties_len(message: &Message, has_expiry: bool, subscription_ids: &[u32]) -> usize {
     let p = &message.properties;
     let text = |s: &Option<String>| s.as_ref().map_or(0, |s| 3 + s.len());

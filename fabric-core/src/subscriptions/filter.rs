@@ -135,6 +135,20 @@ pub fn is_wildcard(filter: &str) -> bool {
     filter.bytes().any(|byte| byte == b'+' || byte == b'#')
 }
 
+/// Whether a topic, or a plain filter, is one of those the servers themselves publish to.
+pub fn is_sys_topic(topic: &str) -> bool {
+    first_level(topic) == "$SYS"
+}
+
+/// Whether a topic begins like a shared subscription: no plain filter could ever be subscribed to for it.
+pub fn is_share_topic(topic: &str) -> bool {
+    first_level(topic) == "$share"
+}
+
+fn first_level(topic: &str) -> &str {
+    topic.split_once('/').map_or(topic, |(level, _)| level)
+}
+
 /// Whether a valid topic matches a valid, plain filter. The definition: [`super::FilterTree`] is the fast way.
 pub fn matches(topic: &str, filter: &str) -> bool {
     if hidden_from_leading_wildcard(topic) && filter.starts_with(['+', '#']) {

@@ -5,15 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use cluster_proto::{
-    DropReason, Message, Outcome, PushId, Qos,
-    link::{PublishOutcome, RefuseReason, UnbindReason},
-};
-use fabric_core::mqtt::{
-    Action, AuthRefusal, Changed, CloseCause, Matching, Packet, ProtocolVersion, Queued, Reason, RequestNo,
-    SessionConfig,
-    packet::{Ack, Codes, Connect, Disconnect, Publish},
-};
+use fabric_core::mqtt::packet::Codes;
 use proptest::prelude::*;
 
 use super::support::*;
@@ -21,8 +13,8 @@ use super::support::*;
 #[derive(Clone, Debug)]
 enum Input {
     Packet(Packet),
-    /// Acknowledges one of those in flight.
-    PubAck(usize, u8),
+    /// Answers one of those in flight: PUBACK, PUBREC or PUBCOMP, as its exchange has it.
+    Answered(usize, u8),
     Authenticated(bool),
     Bound(bool),
     /// Answers one of the open requests.
@@ -79,8 +71,7 @@ fn any_connect() -> impl Strategy<Value = Connect> {
 fn packet() -> impl Strategy<Value = Packet> {
     // What ends a conversation is rare, so that conversations get long.
     let topic = prop_oneof![97 => Just("a/b"), 1 => Just(""), 1 => Just("a/#"), 1 => Just("$SYS/x")];
-    let published_qos =
-        prop_oneof![50 => Just(Qos::AtMostOnce), 50 => Just(Qos::AtLeastOnce), 1 => Just(Qos::ExactlyOnce)];
+    let published_qos = prop_oneof![Just(QOS0), Just(QOS1), Just(QOS2)];
     let filter = prop_oneof![Just("a/+"), Just("#"), Just("a/#/b"), Just("$share/g/a"), Just("b")];
     let ack = (1..6u16, any::<bool>()).prop_map(|(packet_id, refused)| {
         let reason = if refused { Reason::QUOTA_EXCEEDED } else { Reason::SUCCESS };
@@ -88,7 +79,7 @@ fn packet() -> impl Strategy<Value = Packet> {
     });
     let published =
         (topic, published_qos, 1..200u16, any::<bool>(), 0..200u8).prop_map(|(topic, qos, id, dup, rare)| {
-            let packet_id = if qos == Qos::AtMostOnce { 0 } else { id };
+            let packet_id = if qos == QOS0 { 0 } else { id };
             let topic_alias = (rare == 0).then_some(1);
             Publish { dup, retain: rare == 1, topic_alias, ..publish(qos, packet_id, topic) }
         });
@@ -100,7 +91,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         10 => Just(Packet::PingReq),
         5 => ack.clone().prop_map(Packet::PubAck),
         1 => ack.clone().prop_map(Packet::PubRec),
-        1 => ack.clone().prop_map(Packet::PubRel),
+        10 => (1..200u16).prop_map(|packet_id| Packet::PubRel(Ack { packet_id, reason: Reason::SUCCESS })),
         1 => ack.prop_map(Packet::PubComp),
         1 => any_connect().prop_map(|connect| Packet::Connect(Box::new(connect))),
         1 => prop::option::of(0..9u32).prop_map(|session_expiry_s| {
@@ -108,7 +99,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         }),
         1 => prop_oneof![
             Just(Packet::PingResp),
-            Just(Packet::Auth(Reason::SUCCESS)),
+            Just(Packet::Auth(Box::default())),
             Just(Packet::ConnAck(Box::default())),
             Just(Packet::SubAck(Codes { packet_id: 1, codes: Vec::new() })),
         ],
@@ -119,10 +110,11 @@ fn input() -> impl Strategy<Value = Input> {
     let ttl_ms = prop::option::of(0..2_000u64);
     prop_oneof![
         10 => packet().prop_map(Input::Packet),
-        20 => (0..8usize, prop_oneof![8 => Just(0u8), 1 => Just(0x97u8)]).prop_map(|(n, code)| Input::PubAck(n, code)),
+        25 => (0..8usize, prop_oneof![8 => Just(0u8), 1 => Just(0x97u8)])
+            .prop_map(|(n, code)| Input::Answered(n, code)),
         2 => any::<bool>().prop_map(Input::Authenticated),
         2 => any::<bool>().prop_map(Input::Bound),
-        10 => (0..8usize, prop::bool::weighted(0.9)).prop_map(|(n, ok)| Input::Answer(n, ok)),
+        30 => (0..8usize, prop::bool::weighted(0.97)).prop_map(|(n, ok)| Input::Answer(n, ok)),
         40 => (qos(), prop::bool::weighted(0.1), ttl_ms, prop_oneof![20 => Just(0u8), 1 => 0..200u8])
             .prop_map(|(qos, missing, ttl_ms, more)| Input::Push { qos, missing, ttl_ms, more }),
         10 => (0..80u8, any::<bool>()).prop_map(|(count, live)| Input::Owed { count, live }),
@@ -138,6 +130,17 @@ fn input() -> impl Strategy<Value = Input> {
     ]
 }
 
+/// A delivery, as the terminal sees it.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    push: PushId,
+    qos: Qos,
+    /// PUBREC was sent.
+    received: bool,
+    /// PUBREL came.
+    released: bool,
+}
+
 /// What the outside knows, and what it checks.
 struct World {
     terminal: Terminal,
@@ -145,8 +148,8 @@ struct World {
     last_push: u64,
     /// All that was ever dispatched, with its message: what the leader knows.
     pushes: BTreeMap<PushId, Queued<Arc<Message>>>,
-    in_flight: BTreeMap<u16, PushId>,
-    /// What the terminal's PUBACK makes of a push.
+    in_flight: BTreeMap<u16, InFlight>,
+    /// What the terminal's PUBACK or PUBREC makes of a push.
     acknowledged: BTreeMap<PushId, Outcome>,
     /// The leader takes the terminal for live.
     live: bool,
@@ -192,7 +195,7 @@ impl World {
     fn next(&mut self, qos: Qos, ttl_ms: Option<u64>) -> Queued<Arc<Message>> {
         self.last_push += 1;
         let payload = self.last_push.to_be_bytes().to_vec().into();
-        let message = Message { payload, ..(*message(qos)).clone() };
+        let message = Message { payload, kind: PushKind::Identity, ..(*message(qos)).clone() };
         let expires_at_ms = ttl_ms.map(|ttl_ms| self.terminal.now + ttl_ms);
         let queued = Queued { expires_at_ms, ..queued(self.last_push, message.into()) };
         self.pushes.insert(queued.push, queued.clone());
@@ -208,18 +211,24 @@ impl World {
     fn apply(&mut self, input: Input) {
         let at = self.terminal.at();
         let out = match input {
-            Input::Packet(Packet::PubAck(ack)) => self.puback(ack),
-            Input::Packet(packet) => self.terminal.send(packet),
-            Input::PubAck(n, code) => {
-                let Some(packet_id) = self.in_flight.keys().copied().nth(n) else { return };
-                self.puback(Ack { packet_id, reason: Reason(code) })
+            Input::Packet(packet) => self.send(packet),
+            Input::Answered(n, code) => {
+                let Some((packet_id, entry)) = self.in_flight.iter().nth(n) else { return };
+                let ack = Ack { packet_id: *packet_id, reason: Reason(code) };
+                let complete = Ack { reason: Reason::SUCCESS, ..ack };
+                match entry {
+                    InFlight { qos: QOS1, .. } => self.send(Packet::PubAck(ack)),
+                    InFlight { released: true, .. } => self.send(Packet::PubComp(complete)),
+                    InFlight { received: false, .. } => self.send(Packet::PubRec(ack)),
+                    _ => return,
+                }
             }
             Input::Authenticated(true) => self.terminal.authenticate(),
             Input::Authenticated(false) => self
                 .terminal
                 .answer(|session, at, out| session.handle_authenticated(at, Err(AuthRefusal::Busy), out)),
             Input::Bound(ok) => {
-                let result = if ok { Ok(bound()) } else { Err(RefuseReason::Unavailable) };
+                let result = if ok { Ok((bound(), Vec::new())) } else { Err(RefuseReason::Unavailable) };
                 self.terminal.answer(|session, at, out| session.handle_bound(at, result, out))
             }
             Input::Answer(n, ok) => self.answer(n, ok),
@@ -242,7 +251,7 @@ impl World {
             Input::Withdraw { back } => {
                 let push = self.back(back);
                 self.withdrawn.insert(push);
-                self.terminal.answer(|session, at, out| session.withdraw(at, push, out))
+                self.terminal.answer(|session, at, out| session.withdraw(at, push, None, out))
             }
             Input::Show => {
                 let mut out = Vec::new();
@@ -286,12 +295,35 @@ impl World {
         self.terminal.answer(|session, at, out| session.handle_payload(at, push, message, out))
     }
 
-    fn puback(&mut self, ack: Ack) -> Vec<Out> {
-        if let Some(push) = self.in_flight.remove(&ack.packet_id) {
-            let refused = Outcome::Dropped(DropReason::Refused);
-            self.acknowledged.insert(push, if ack.reason.is_error() { refused } else { Outcome::Delivered });
+    /// The terminal sends a packet; what it answers to a delivery is noted first.
+    fn send(&mut self, packet: Packet) -> Vec<Out> {
+        match &packet {
+            Packet::PubAck(ack) if self.qos_of(ack.packet_id) == Some(QOS1) => self.acknowledge(*ack, true),
+            Packet::PubRec(ack) if self.qos_of(ack.packet_id) == Some(QOS2) => {
+                self.acknowledge(*ack, ack.reason.is_error());
+            }
+            Packet::PubComp(ack) if self.in_flight.get(&ack.packet_id).is_some_and(|e| e.released) => {
+                self.in_flight.remove(&ack.packet_id);
+            }
+            _ => {}
         }
-        self.terminal.send(Packet::PubAck(ack))
+        self.terminal.send(packet)
+    }
+
+    fn qos_of(&self, packet_id: u16) -> Option<Qos> {
+        self.in_flight.get(&packet_id).map(|entry| entry.qos)
+    }
+
+    fn acknowledge(&mut self, ack: Ack, ends: bool) {
+        let Some(entry) = self.in_flight.get_mut(&ack.packet_id) else { return };
+        let refused = Outcome::Dropped(DropReason::Refused);
+        if !std::mem::replace(&mut entry.received, true) {
+            let outcome = if ack.reason.is_error() { refused } else { Outcome::Delivered };
+            self.acknowledged.insert(entry.push, outcome);
+        }
+        if ends {
+            self.in_flight.remove(&ack.packet_id);
+        }
     }
 
     fn answer(&mut self, n: usize, ok: bool) -> Vec<Out> {
@@ -299,6 +331,7 @@ impl World {
             let request = RequestNo(n as u32 + 1_000);
             return self.terminal.answer(|session, at, out| {
                 session.handle_published(at, request, Ok(PublishOutcome::Accepted), out);
+                session.handle_recorded(at, request, out);
             });
         }
         let request = self.requests.remove(n % self.requests.len());
@@ -307,9 +340,19 @@ impl World {
                 let result = if ok { Ok(PublishOutcome::Accepted) } else { Err(RefuseReason::Unavailable) };
                 session.handle_published(at, incoming.request, result, out);
             }
+            Action::Release { request, .. } => {
+                session.handle_published(at, request, Ok(PublishOutcome::Accepted), out);
+            }
+            Action::Step { request, .. } => session.handle_recorded(at, request.unwrap(), out),
+            Action::Retained { request, after, .. } => {
+                let kept = Arc::new(Message { retain: true, ..(*message(QOS2)).clone() });
+                let more = after.is_none().then(|| "news/today".to_owned());
+                let page =
+                    if ok { Ok((vec![(kept, None); n], more)) } else { Err(RefuseReason::Unavailable) };
+                session.handle_retained(at, request, page, out);
+            }
             Action::Subscribe { request, .. } | Action::Unsubscribe { request, .. } => {
-                let changed =
-                    Changed { no: cluster_proto::TerminalNo(7), session: cluster_proto::SessionId(1) };
+                let changed = Changed { no: NO, session: SessionId(1), index: 1 };
                 let result = if ok { Ok(changed) } else { Err(RefuseReason::Quota) };
                 session.handle_changed(at, request, result, out);
             }
@@ -332,20 +375,22 @@ impl World {
     fn heal(&mut self) {
         self.apply(Input::Room(ROOM));
         self.apply(Input::LinkReady);
-        while !self.closed && (self.pulled.is_some() || self.terminal.session.in_flight().next().is_some()) {
-            let before = (self.settled.len(), self.terminal.session.after());
-            for push in self.terminal.session.in_flight().collect::<Vec<_>>() {
+        for _ in 0..2_000 {
+            let quiet = self.pulled.is_none() && self.requests.is_empty() && self.in_flight.is_empty();
+            if self.closed || (quiet && self.terminal.session.in_flight().next().is_none()) {
+                break;
+            }
+            for (push, _) in self.terminal.session.in_flight().collect::<Vec<_>>() {
                 let out = self.payload(push, false);
                 self.observe(out);
             }
-            for _ in 0..self.in_flight.len() {
-                self.apply(Input::PubAck(0, 0));
+            for _ in 0..self.requests.len() {
+                self.apply(Input::Answer(0, true));
+            }
+            for n in (0..self.in_flight.len()).rev() {
+                self.apply(Input::Answered(n, 0));
             }
             self.apply(Input::Owed { count: 64, live: true });
-            let after = (self.settled.len(), self.terminal.session.after());
-            if before == after && self.pulled.is_none() && self.in_flight.is_empty() {
-                break;
-            }
         }
         if self.closed || self.terminal.session.no().is_none() {
             return;
@@ -353,26 +398,27 @@ impl World {
         let lost: Vec<_> =
             self.pushes.values().filter(|queued| self.is_owed(queued)).map(|q| q.push).collect();
         assert_eq!(lost, [], "owed, and never delivered");
+        assert!(self.in_flight.is_empty(), "exchanges that never end: {:?}", self.in_flight);
     }
 
     fn observe(&mut self, out: Vec<Out>) {
         for action in out {
             assert!(!self.closed, "after the end: {action:?}");
             match action {
-                Action::Deliver(delivery) => {
-                    let push = PushId(u64::from_be_bytes(delivery.message.payload[..].try_into().unwrap()));
-                    assert!(push > self.last_written, "first deliveries come in order (I12)");
-                    assert!(!self.not_written.contains(&push), "written after NotWritten (I3)");
-                    self.last_written = push;
-                    if delivery.packet_id != 0 {
-                        assert_eq!(self.in_flight.insert(delivery.packet_id, push), None, "packet id in use");
-                        assert!(self.in_flight.len() <= self.window, "window exceeded");
+                Action::Deliver(delivery) => self.check_delivery(&delivery),
+                Action::Send(Packet::PubRel(ack)) => {
+                    if let Some(entry) = self.in_flight.get_mut(&ack.packet_id) {
+                        assert!(entry.received, "PUBREL before PUBREC");
+                        entry.released = true;
                     }
                 }
                 Action::Receipt { push, outcome, .. } => self.check_receipt(push, outcome),
-                Action::Accept(_) | Action::Subscribe { .. } | Action::Unsubscribe { .. } => {
-                    self.requests.push(action)
-                }
+                Action::Accept(_)
+                | Action::Release { .. }
+                | Action::Step { request: Some(_), .. }
+                | Action::Retained { .. }
+                | Action::Subscribe { .. }
+                | Action::Unsubscribe { .. } => self.requests.push(action),
                 Action::Pull { after, max } => {
                     self.live = false;
                     assert_eq!(self.pulled.replace((after, max)), None, "one pull at a time");
@@ -382,8 +428,23 @@ impl World {
             }
         }
         assert_eq!(self.closed, self.terminal.session.is_closed());
-        assert!(self.requests.len() <= 128 + 16, "requests are bounded");
+        assert!(self.requests.len() <= 128 + 16 + 64 + 200, "requests are bounded");
         assert!(self.terminal.session.in_flight().count() <= self.window + 128, "deliveries are bounded");
+    }
+
+    fn check_delivery(&mut self, delivery: &Delivery<Arc<Message>>) {
+        let mut push = PushId(0);
+        if !delivery.retain {
+            push = PushId(u64::from_be_bytes(delivery.message.payload[..].try_into().unwrap()));
+            assert!(push > self.last_written, "first deliveries come in order (I12)");
+            assert!(!self.not_written.contains(&push), "written after NotWritten (I3)");
+            self.last_written = push;
+        }
+        if delivery.packet_id != 0 {
+            let entry = InFlight { push, qos: delivery.qos, received: false, released: false };
+            assert!(self.in_flight.insert(delivery.packet_id, entry).is_none(), "packet id in use");
+            assert!(self.in_flight.len() <= self.window, "window exceeded");
+        }
     }
 
     fn check_receipt(&mut self, push: PushId, outcome: Outcome) {
@@ -397,7 +458,9 @@ impl World {
                 assert!(self.settled.insert(push), "{push} was settled before {outcome:?}");
                 match self.acknowledged.get(&push) {
                     Some(acknowledged) => assert_eq!(outcome, *acknowledged),
-                    None => assert_ne!(outcome, Outcome::Delivered, "delivered without PUBACK (I2)"),
+                    None => {
+                        assert_ne!(outcome, Outcome::Delivered, "delivered without PUBACK or PUBREC (I2)")
+                    }
                 }
             }
         }

@@ -114,5 +114,7 @@ fn close_reason(cause: CloseCause) -> &'static str {
         CloseCause::ServerShuttingDown => "shutting-down",
         CloseCause::ServerUnavailable => "unavailable",
         CloseCause::TooSlow => "too-slow",
+        CloseCause::UseAnotherServer => "use-another-server",
+        CloseCause::ServerMoved => "server-moved",
     }
 }

@@ -44,7 +44,7 @@ impl EdgeShared {
         let session_config = SessionConfig {
             bind_timeout_ms: limits.bind_timeout.as_millis() as u64,
             keep_alive_s_max: limits.keep_alive_s_max,
-            ..limits.session
+            ..limits.session.clone()
         };
         Self {
             node,

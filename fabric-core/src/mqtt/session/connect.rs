@@ -1,14 +1,15 @@
 //! From CONNECT to CONNACK.
 
 use cluster_proto::{
-    Qos, TerminalId,
+    TerminalId,
     link::{Bound, RefuseReason},
 };
 
-use super::{Context, Live, Session, Stage};
+use super::{Context, Farewell, Live, Session, Stage, auth, will};
 use crate::mqtt::{
-    action::{Action, Credentials, Grant, MessageHandle, Moment},
-    packet::{ConnAck, ConnAckProperties, Connect, Malformed, Packet, ProtocolVersion},
+    action::{Action, Close, Credentials, Grant, MessageHandle, Moment, Queued},
+    aliases,
+    packet::{Connect, Malformed, Packet, ProtocolVersion, Will},
     reason::{self, AuthRefusal, CloseCause, Reason},
 };
 
@@ -17,19 +18,19 @@ use crate::mqtt::{
 pub(super) struct Opening {
     pub(super) deadline_ms: u64,
     /// `None`: it was empty, and the edge gives one.
-    client_id: Option<TerminalId>,
+    pub(super) client_id: Option<TerminalId>,
     clean_start: bool,
+    will: Option<Box<Will>>,
     /// As asked, for CONNACK to tell the difference.
-    session_expiry_s_asked: u32,
+    pub(super) session_expiry_s_asked: u32,
     /// At most the configured maximum.
     pub(super) session_expiry_s: u32,
-    keep_alive_s_asked: u16,
+    pub(super) keep_alive_s_asked: u16,
     receive_maximum: u16,
-    packet_len_max: u32,
+    pub(super) packet_len_max: u32,
+    alias_maximum: u16,
+    pub(super) response_information: bool,
 }
-
-/// Why a CONNECT is refused, with words for people.
-type Refusal = (Reason, Option<&'static str>);
 
 impl<M: MessageHandle> Session<M> {
     pub(super) fn handle_connect(
@@ -40,25 +41,25 @@ impl<M: MessageHandle> Session<M> {
         out: &mut Vec<Action<M>>,
     ) {
         self.cx.version = connect.version;
+        self.cx.problem_information = connect.properties.request_problem_information.unwrap_or(true);
+        self.cx.enhanced = connect.properties.authentication_method.is_some();
+        let packet_len_max = connect.properties.packet_len_max.unwrap_or(u32::MAX);
         match self.open(at, connect, random) {
             Ok((opening, credentials)) => {
                 self.stage = Stage::Authenticating(Box::new(opening));
                 out.push(Action::Authenticate(Box::new(credentials)));
             }
-            Err((refusal, packet_len_max)) => self.refuse(refusal, packet_len_max, out),
+            Err(reason) => self.refuse(reason, Farewell::default(), packet_len_max, out),
         }
     }
 
-    fn open(
-        &self,
-        at: Moment,
-        connect: Connect,
-        random: u128,
-    ) -> Result<(Opening, Credentials), (Refusal, u32)> {
+    fn open(&self, at: Moment, mut connect: Connect, random: u128) -> Result<(Opening, Credentials), Reason> {
+        let password = auth::credential(&mut connect)?;
+        connect.will.as_deref().map_or(Ok(()), will::check)?;
+        let client_id = client_id(&connect)?;
+        let assigned_id =
+            TerminalId::new(format!("auto-{random:032x}")).map_err(|_| Reason::UNSPECIFIED_ERROR)?;
         let properties = &connect.properties;
-        let packet_len_max = properties.packet_len_max.unwrap_or(u32::MAX);
-        check(&connect).map_err(|refusal| (refusal, packet_len_max))?;
-        let client_id = client_id(&connect).map_err(|refusal| (refusal, packet_len_max))?;
         let session_expiry_s_asked = session_expiry_asked(&connect, &self.cx);
         let opening = Opening {
             deadline_ms: at.ms.saturating_add(self.cx.config.bind_timeout_ms),
@@ -68,12 +69,12 @@ impl<M: MessageHandle> Session<M> {
             session_expiry_s: session_expiry_s_asked.min(self.cx.config.session_expiry_s_max),
             keep_alive_s_asked: connect.keep_alive_s,
             receive_maximum: properties.receive_maximum.unwrap_or(u16::MAX),
-            packet_len_max,
+            packet_len_max: properties.packet_len_max.unwrap_or(u32::MAX),
+            alias_maximum: properties.topic_alias_maximum.unwrap_or(0).min(aliases::GIVEN_MAX),
+            response_information: properties.request_response_information.unwrap_or(false),
+            will: connect.will,
         };
-        let assigned_id = TerminalId::new(format!("auto-{random:032x}"))
-            .map_err(|_| ((Reason::UNSPECIFIED_ERROR, None), packet_len_max))?;
-        let (user_name, password) = (connect.user_name, connect.password);
-        Ok((opening, Credentials { client_id, assigned_id, user_name, password }))
+        Ok((opening, Credentials { client_id, assigned_id, user_name: connect.user_name, password }))
     }
 
     /// The answer to [`Action::Authenticate`].
@@ -83,41 +84,54 @@ impl<M: MessageHandle> Session<M> {
         result: Result<Grant, AuthRefusal>,
         out: &mut Vec<Action<M>>,
     ) {
-        let Stage::Authenticating(opening) = &self.stage else { return };
-        let grant = match result {
-            Ok(grant) => grant,
-            Err(refused) => return self.refuse((refused.reason(), None), u32::MAX, out),
+        let Stage::Authenticating(opening) = &mut self.stage else { return };
+        let packet_len_max = opening.packet_len_max;
+        let checked = result.map_err(AuthRefusal::reason).and_then(|grant| {
+            if opening.client_id.as_ref().is_some_and(|id| *id != grant.terminal) {
+                return Err(Reason::NOT_AUTHORIZED);
+            }
+            let will = opening.will.take().map(|will| will::keep(*will, &grant)).transpose()?;
+            Ok((grant, will.map(Box::new)))
+        });
+        let (grant, will) = match checked {
+            Ok(checked) => checked,
+            Err(reason) => return self.refuse(reason, Farewell::default(), packet_len_max, out),
         };
-        let foreign = opening.client_id.as_ref().is_some_and(|id| *id != grant.terminal);
         self.cx.grant = Some(Box::new(grant));
-        if foreign || self.cx.credential_expired(at.ms) {
-            return self.refuse((Reason::NOT_AUTHORIZED, None), u32::MAX, out);
+        if self.cx.credential_expired(at.ms) {
+            return self.refuse(Reason::NOT_AUTHORIZED, Farewell::default(), packet_len_max, out);
         }
         if let Stage::Authenticating(opening) = std::mem::replace(&mut self.stage, Stage::Closed) {
             let (clean_start, session_expiry_s) = (opening.clean_start, opening.session_expiry_s);
             self.stage = Stage::Binding(opening);
-            out.push(Action::Bind { clean_start, session_expiry_s, will: None });
+            out.push(Action::Bind { clean_start, session_expiry_s, will });
         }
     }
 
-    /// The answer to [`Action::Bind`]: CONNACK, and what follows from it.
+    /// The answer to [`Action::Bind`]: CONNACK, and what follows from it. The pushes are those of [`Bound::outbound`], in
+    /// the same order; one without a message is waited for, like any other.
     pub fn handle_bound(
         &mut self,
         at: Moment,
-        result: Result<Bound, RefuseReason>,
+        result: Result<(Bound, Vec<Queued<M>>), RefuseReason>,
         out: &mut Vec<Action<M>>,
     ) {
         let Stage::Binding(opening) = &self.stage else { return };
-        let bound = match result {
+        let (bound, outbound) = match result {
             Ok(bound) => bound,
-            Err(refused) => return self.refuse((reason::refused_bind(refused), None), u32::MAX, out),
+            Err(refused) => {
+                let packet_len_max = opening.packet_len_max;
+                let reason = reason::refused_bind(refused);
+                return self.refuse(reason, Farewell::default(), packet_len_max, out);
+            }
         };
         let keep_alive_s = self.cx.keep_alive_s(opening.keep_alive_s_asked);
         out.push(Action::Send(Packet::ConnAck(Box::new(self.cx.connack(opening, &bound, keep_alive_s)))));
         let window = opening.receive_maximum.min(self.cx.config.inflight_max);
         let mut live = Live::new(at, keep_alive_s, window, opening.packet_len_max, &bound);
-        live.resume_subscriptions(bound.subscriptions, out);
-        live.pull(out);
+        live.alias_maximum = opening.alias_maximum;
+        live.resume(bound, outbound, out);
+        live.flush(&self.cx, at, out);
         self.stage = Stage::Live(live);
     }
 
@@ -132,68 +146,41 @@ impl<M: MessageHandle> Session<M> {
             None => false,
         };
         if answered {
-            return self.refuse((malformed.reason, Some(malformed.what)), u32::MAX, out);
+            return self.refuse(malformed.reason, Farewell::because(malformed.what), u32::MAX, out);
         }
         self.end(CloseCause::Peer(malformed.reason), out);
     }
 
     /// CONNACK with an error, and the end.
-    fn refuse(&mut self, (reason, text): Refusal, packet_len_max: u32, out: &mut Vec<Action<M>>) {
+    fn refuse(
+        &mut self,
+        reason: Reason,
+        farewell: Farewell<'_>,
+        packet_len_max: u32,
+        out: &mut Vec<Action<M>>,
+    ) {
         let session_expiry_s = match std::mem::replace(&mut self.stage, Stage::Closed) {
             // Refused here, and perhaps bound already: the session then outlives the connection as it asked.
             Stage::Authenticating(opening) | Stage::Binding(opening) => opening.session_expiry_s,
             _ => 0,
         };
-        self.push_refusal(reason, text, packet_len_max, out);
-        self.push_close(CloseCause::Refused(reason), false, session_expiry_s, out);
+        self.push_refusal(reason, farewell, packet_len_max, out);
+        out.push(Action::Close(Close::unbound(CloseCause::Refused(reason), session_expiry_s)));
     }
-
-    pub(super) fn push_refusal(
-        &self,
-        reason: Reason,
-        text: Option<&'static str>,
-        packet_len_max: u32,
-        out: &mut Vec<Action<M>>,
-    ) {
-        // [MQTT-3.2.2-19]: no Reason String that makes the packet larger than the terminal takes. 16 bytes hold
-        // everything else.
-        let fits = |text: &&str| self.cx.version.is_v5() && text.len() + 16 <= packet_len_max as usize;
-        let reason_string = text.filter(fits).map(str::to_owned);
-        let properties = ConnAckProperties { reason_string, ..ConnAckProperties::default() };
-        out.push(Action::Send(Packet::ConnAck(Box::new(ConnAck {
-            session_present: false,
-            reason,
-            properties,
-        }))));
-    }
-}
-
-fn check(connect: &Connect) -> Result<(), Refusal> {
-    if connect.properties.authentication_method.is_some() {
-        return Err((Reason::BAD_AUTHENTICATION_METHOD, None));
-    }
-    if connect.will.is_some() {
-        // Refused rather than dropped in silence: whoever sets a will relies on it. 3.1.1 has no better code than
-        // 0x03 (see `Reason::connack_v3`).
-        return Err((
-            Reason::IMPLEMENTATION_SPECIFIC,
-            Some("will messages are not supported by this version"),
-        ));
-    }
-    Ok(())
 }
 
 /// `None`: the edge gives an id.
-fn client_id(connect: &Connect) -> Result<Option<TerminalId>, Refusal> {
+fn client_id(connect: &Connect) -> Result<Option<TerminalId>, Reason> {
     if !connect.client_id.is_empty() {
-        let id = TerminalId::new(connect.client_id.as_str());
-        return id.map(Some).map_err(|_| (Reason::CLIENT_ID_NOT_VALID, None));
+        return TerminalId::new(connect.client_id.as_str())
+            .map(Some)
+            .map_err(|_| Reason::CLIENT_ID_NOT_VALID);
     }
     match connect.version {
         ProtocolVersion::V5 => Ok(None),
-        // [MQTT-3.1.3-7], [MQTT-3.1.3-8]: without an id only with Clean Session.
+        // [MQTT-3.1.3-7], [MQTT-3.1.3-8] of 3.1.1: without an id only with Clean Session.
         ProtocolVersion::V311 if connect.clean_start => Ok(None),
-        ProtocolVersion::V311 | ProtocolVersion::V31 => Err((Reason::CLIENT_ID_NOT_VALID, None)),
+        ProtocolVersion::V311 | ProtocolVersion::V31 => Err(Reason::CLIENT_ID_NOT_VALID),
     }
 }
 
@@ -202,41 +189,5 @@ fn session_expiry_asked(connect: &Connect, cx: &Context) -> u32 {
         ProtocolVersion::V5 => connect.properties.session_expiry_s.unwrap_or(0),
         _ if connect.clean_start => 0,
         _ => cx.config.session_expiry_s_max,
-    }
-}
-
-impl Context {
-    fn keep_alive_s(&self, asked: u16) -> u16 {
-        let max = self.config.keep_alive_s_max;
-        let too_long = max > 0 && (asked == 0 || asked > max);
-        if too_long && self.version.is_v5() { max } else { asked }
-    }
-
-    fn connack(&self, opening: &Opening, bound: &Bound, keep_alive_s: u16) -> ConnAck {
-        let properties = if self.version.is_v5() {
-            self.connack_properties(opening, bound, keep_alive_s)
-        } else {
-            Default::default()
-        };
-        ConnAck { session_present: bound.session_present, reason: Reason::SUCCESS, properties }
-    }
-
-    fn connack_properties(&self, opening: &Opening, bound: &Bound, keep_alive_s: u16) -> ConnAckProperties {
-        let changed_expiry = bound.session_expiry_s != opening.session_expiry_s_asked;
-        let assigned = opening.client_id.is_none().then_some(self.grant.as_ref()).flatten();
-        ConnAckProperties {
-            session_expiry_s: changed_expiry.then_some(bound.session_expiry_s),
-            receive_maximum: Some(self.config.receive_maximum),
-            maximum_qos: Some(Qos::AtLeastOnce),
-            retain_available: Some(false),
-            packet_len_max: Some(self.config.packet_len_max),
-            assigned_client_id: assigned.map(|grant| grant.terminal.to_string()),
-            wildcard_available: Some(true),
-            subscription_ids_available: Some(true),
-            shared_available: Some(false),
-            server_keep_alive_s: (keep_alive_s != opening.keep_alive_s_asked).then_some(keep_alive_s),
-            // Topic Alias Maximum: absent is 0.
-            ..ConnAckProperties::default()
-        }
     }
 }

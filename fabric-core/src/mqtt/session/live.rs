@@ -1,18 +1,22 @@
 //! A session whose CONNACK was sent.
 
 use cluster_proto::{
-    DropReason, Outcome, Qos, SessionId, TerminalNo,
-    link::{Bound, SubscriptionOptions},
+    DropReason, Outcome, PushId, Qos, SessionId, TerminalNo,
+    link::{Bound, Unacknowledged, WillFate},
 };
 
 use super::{Context, subscribe::Pending};
 use crate::mqtt::{
-    action::{Action, MessageHandle, Moment, RequestNo},
-    deliveries::{Deliveries, Feed},
+    action::{Action, Close, MessageHandle, Moment, RequestNo},
+    aliases::Aliases,
+    deliveries::{Deliveries, Feed, RETAINED},
+    held::Subscriptions,
+    in_flight::Phase,
     inbound::Inbound,
     keep_alive::KeepAlive,
-    packet::{Ack, Disconnect, Packet},
+    packet::{Disconnect, Packet},
     reason::{CloseCause, Reason},
+    retained::Asks,
 };
 
 /// A session whose CONNACK was sent. An idle one holds no heap memory but its subscriptions.
@@ -23,26 +27,33 @@ pub(super) struct Live<M> {
     pub(super) session_expiry_s: u32,
     /// It was 0 in CONNECT: then DISCONNECT may not change it.
     expiry_was_zero: bool,
+    will: WillFate,
     pub(super) packet_len_max: u32,
     pub(super) keep_alive: KeepAlive,
     pub(super) deliveries: Deliveries<M>,
     pub(super) inbound: Inbound,
-    pub(super) subscriptions: Vec<Held>,
-    /// Some subscription has an identifier or No Local: then deliveries look at each of them.
-    pub(super) look_at_each: bool,
+    pub(super) subscriptions: Subscriptions,
     /// Waiting for the leader; at most [`REQUESTS_MAX`].
     pub(super) pending: Vec<Pending>,
-    last_request: u32,
+    /// Retained messages that are still to come.
+    pub(super) asks: Option<Box<Asks>>,
+    pub(super) aliases: Option<Box<Aliases>>,
+    /// How many topic aliases we may give.
+    pub(super) alias_maximum: u16,
+    /// AUTH came, and its credential is being checked.
+    pub(super) reauthenticating: bool,
+    pub(super) requests: Requests,
 }
 
-/// A subscription that is in effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) filter: Box<str>,
-    pub(super) qos: Qos,
-    pub(super) options: SubscriptionOptions,
-    /// QoS 0 of a session that ends with its connection: this edge alone keeps it, it costs no log write.
-    pub(super) best_effort: bool,
+/// Numbers requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Requests(u32);
+
+impl Requests {
+    pub(super) fn next(&mut self) -> RequestNo {
+        self.0 = self.0.wrapping_add(1);
+        RequestNo(self.0)
+    }
 }
 
 /// SUBSCRIBE and UNSUBSCRIBE packets that wait for the leader; then no more is read from the connection (I10).
@@ -65,20 +76,29 @@ impl<M: MessageHandle> Live<M> {
             session: bound.session,
             session_expiry_s: bound.session_expiry_s,
             expiry_was_zero: bound.session_expiry_s == 0,
+            will: WillFate::Publish,
             packet_len_max,
             keep_alive: KeepAlive::new(keep_alive_s, at.ms),
             deliveries,
             inbound: Inbound::default(),
-            subscriptions: Vec::new(),
-            look_at_each: false,
+            subscriptions: Subscriptions::default(),
             pending: Vec::new(),
-            last_request: 0,
+            asks: None,
+            aliases: None,
+            alias_maximum: 0,
+            reauthenticating: false,
+            requests: Requests::default(),
         }
+    }
+
+    /// Whether exchanges have to be committed step by step: the session outlives its connection.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.session_expiry_s > 0 && self.session.is_some() && self.no.is_some()
     }
 
     pub(super) fn may_read(&self, cx: &Context) -> bool {
         // An MQTT 5 terminal knows the Receive Maximum, and is held to it instead.
-        let room = cx.version.is_v5() || self.inbound.len() < usize::from(cx.config.receive_maximum);
+        let room = cx.version.is_v5() || self.inbound.waiting() < usize::from(cx.config.receive_maximum);
         room && self.pending.len() < REQUESTS_MAX
     }
 
@@ -89,9 +109,12 @@ impl<M: MessageHandle> Live<M> {
         expires.into_iter().chain(silence).min()
     }
 
-    pub(super) fn next_request(&mut self) -> RequestNo {
-        self.last_request = self.last_request.wrapping_add(1);
-        RequestNo(self.last_request)
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = (PushId, Option<TerminalNo>)> + '_ {
+        let given = self.deliveries.window.iter().filter(|entry| entry.is_open());
+        let given = given.map(|entry| (entry.push, entry.group));
+        let queued = self.deliveries.queue.iter().filter(|waiting| waiting.packet_id.is_none());
+        let queued = queued.map(|waiting| (waiting.queued.push, waiting.group()));
+        given.chain(queued).filter(|(push, _)| *push != RETAINED)
     }
 
     pub(super) fn handle_packet(
@@ -104,45 +127,25 @@ impl<M: MessageHandle> Live<M> {
         self.keep_alive.heard(at.ms);
         match packet {
             Packet::Publish(publish) => self.handle_publish(cx, at, *publish, out),
-            Packet::PubAck(ack) => {
-                self.handle_puback(cx, at, ack, out);
-                Ok(())
-            }
-            Packet::PubRec(ack) => self.handle_pubrec(ack, out),
-            Packet::PubRel(ack) => {
-                // We take no QoS 2 PUBLISH: this is of a session that is not ours. Completing it lets the terminal go on.
-                let reason = Reason::PACKET_ID_NOT_FOUND;
-                out.push(Action::Send(Packet::PubComp(Ack { packet_id: ack.packet_id, reason })));
-                Ok(())
-            }
-            Packet::PubComp(_) => Ok(()),
-            Packet::Subscribe(subscribe) => self.handle_subscribe(cx, subscribe, out),
-            Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(unsubscribe, out),
+            Packet::PubRel(ack) => self.handle_pubrel(ack, out),
+            Packet::PubAck(ack) => self.handle_puback(cx, at, ack, out),
+            Packet::PubRec(ack) => self.handle_pubrec(cx, at, ack, out),
+            Packet::PubComp(ack) => self.handle_pubcomp(cx, at, ack, out),
+            Packet::Subscribe(subscribe) => self.handle_subscribe(cx, at, subscribe, out),
+            Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(cx, unsubscribe, out),
             Packet::PingReq => {
                 out.push(Action::Send(Packet::PingResp));
                 Ok(())
             }
             Packet::Disconnect(disconnect) => Err(self.handle_disconnect(cx, &disconnect)),
-            // [MQTT-3.1.0-2]: CONNECT comes once. AUTH needs a method agreed in CONNECT. The others only we send.
+            Packet::Auth(auth) => self.handle_auth(cx, *auth, out),
+            // [MQTT-3.1.0-2]: CONNECT comes once. The others only we send.
             Packet::Connect(_)
-            | Packet::Auth(_)
             | Packet::ConnAck(_)
             | Packet::SubAck(_)
             | Packet::UnsubAck(_)
             | Packet::PingResp => Err(CloseCause::Peer(Reason::PROTOCOL_ERROR)),
         }
-    }
-
-    fn handle_pubrec(&mut self, ack: Ack, out: &mut Vec<Action<M>>) -> Result<(), CloseCause> {
-        if self.deliveries.window.contains(ack.packet_id) {
-            // It answers a QoS 1 PUBLISH as if it were QoS 2.
-            return Err(CloseCause::Peer(Reason::PROTOCOL_ERROR));
-        }
-        if !ack.reason.is_error() {
-            let reason = Reason::PACKET_ID_NOT_FOUND;
-            out.push(Action::Send(Packet::PubRel(Ack { packet_id: ack.packet_id, reason })));
-        }
-        Ok(())
     }
 
     fn handle_disconnect(&mut self, cx: &Context, disconnect: &Disconnect) -> CloseCause {
@@ -154,23 +157,54 @@ impl<M: MessageHandle> Live<M> {
             Some(expiry_s) => self.session_expiry_s = expiry_s.min(cx.config.session_expiry_s_max),
             None => {}
         }
+        if disconnect.reason == Reason::SUCCESS {
+            // [MQTT-3.14.4-3]; every other reason leaves the will to be published.
+            self.will = WillFate::Discard;
+        }
         CloseCause::Disconnected
     }
 
     /// The last receipts, and the index without this connection.
-    pub(super) fn settle(self, out: &mut Vec<Action<M>>) {
-        for entry in self.deliveries.window.iter().filter(|entry| entry.withdrawn) {
-            out.push(Action::Receipt { push: entry.push, outcome: Outcome::Sent, group: None });
-        }
-        for queued in self.deliveries.queue {
-            // A QoS 0 push is for those online.
-            if queued.message.is_some_and(|message| message.message().qos == Qos::AtMostOnce) {
-                let outcome = Outcome::Dropped(DropReason::Offline);
-                out.push(Action::Receipt { push: queued.push, outcome, group: None });
+    pub(super) fn settle(self, cause: CloseCause, out: &mut Vec<Action<M>>) -> Close {
+        let recorded = self.is_recorded();
+        for entry in self.deliveries.window.iter() {
+            if entry.withdrawn && entry.phase == Phase::Sent {
+                out.push(Action::Receipt { push: entry.push, outcome: Outcome::Sent, group: entry.group });
             }
         }
-        for held in self.subscriptions {
-            out.push(Action::Unsubscribed { filter: held.filter, best_effort: held.best_effort });
+        let unacknowledged = if recorded { self.unacknowledged() } else { Vec::new() };
+        for waiting in self.deliveries.queue {
+            let (group, push) = (waiting.group(), waiting.queued.push);
+            let qos0 = waiting.queued.message.is_some_and(|message| message.message().qos == Qos::AtMostOnce);
+            let outcome = match group {
+                _ if push == RETAINED => continue,
+                // Recorded, it stays with this member ([MQTT-4.8.2-4]).
+                Some(_) if recorded && waiting.packet_id.is_some() => continue,
+                Some(_) => Outcome::NotWritten,
+                // A QoS 0 push is for those online.
+                None if qos0 => Outcome::Dropped(DropReason::Offline),
+                None => continue,
+            };
+            out.push(Action::Receipt { push, outcome, group });
         }
+        self.subscriptions.release_all(out);
+        let (session_expiry_s, will) = (self.session_expiry_s, self.will);
+        Close { cause, bound: true, session_expiry_s, will, unacknowledged }
+    }
+
+    /// QoS 1, written over this connection or an earlier one, and not acknowledged ([MQTT-4.4.0-1]).
+    fn unacknowledged(&self) -> Vec<Unacknowledged> {
+        let Some(no) = self.no else { return Vec::new() };
+        let written = self.deliveries.window.iter().filter(|entry| {
+            let written = entry.phase == Phase::Sent || (entry.phase == Phase::Ready && entry.resumed);
+            written && entry.qos == Qos::AtLeastOnce && !entry.withdrawn && entry.push != RETAINED
+        });
+        written
+            .map(|entry| Unacknowledged {
+                packet_id: entry.packet_id,
+                push: entry.push,
+                target: entry.group.unwrap_or(no),
+            })
+            .collect()
     }
 }

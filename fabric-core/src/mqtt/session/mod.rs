@@ -1,24 +1,35 @@
 //! The MQTT session machine of one connection of one terminal.
 
+mod auth;
+mod connack;
 mod connect;
 mod deliver;
+mod exchange;
+mod flush;
 mod live;
 mod publish;
+mod resume;
+mod retain;
 mod subscribe;
+mod will;
 
 use std::sync::Arc;
 
 use cluster_proto::{
     PushId, SessionId, TerminalNo,
-    limits::{INFLIGHT_PER_TERMINAL_MAX, MQTT_PACKET_LEN_MAX, SESSION_EXPIRY_MAX},
-    link::{PublishOutcome, RefuseReason, UnbindReason},
+    limits::{
+        INFLIGHT_PER_TERMINAL_MAX, MQTT_PACKET_LEN_MAX, SESSION_EXPIRY_MAX, SUBSCRIPTIONS_PER_SESSION_MAX,
+    },
+    link::{PublishOutcome, RefuseReason, UnbindReason, WillFate},
 };
+
+pub use self::auth::AUTH_METHOD;
 
 use self::{connect::Opening, live::Live};
 use super::{
     action::{Action, Close, Grant, MessageHandle, Moment, RequestNo},
     packet::{Disconnect, Malformed, Packet, ProtocolVersion},
-    reason::{self, CloseCause, Reason},
+    reason::{CloseCause, Reason},
 };
 
 /// What an operator may set.
@@ -34,10 +45,16 @@ pub struct SessionConfig {
     pub session_expiry_s_max: u32,
     /// Largest packet taken.
     pub packet_len_max: u32,
-    /// QoS 1 PUBLISH packets of one terminal that wait for their commit.
+    /// QoS 1 and 2 PUBLISH packets of one terminal whose exchange is not over.
     pub receive_maximum: u16,
     /// Pushes handed to one terminal and not acknowledged; its own Receive Maximum lowers it.
     pub inflight_max: u16,
+    /// Topic aliases a terminal may use.
+    pub topic_alias_maximum: u16,
+    /// Most subscriptions of a session.
+    pub subscriptions_max: usize,
+    /// What an MQTT 5 terminal is told that asks for Response Information.
+    pub response_information: Option<String>,
 }
 
 impl Default for SessionConfig {
@@ -50,6 +67,9 @@ impl Default for SessionConfig {
             packet_len_max: MQTT_PACKET_LEN_MAX as u32,
             receive_maximum: 128,
             inflight_max: INFLIGHT_PER_TERMINAL_MAX as u16,
+            topic_alias_maximum: 32,
+            subscriptions_max: SUBSCRIPTIONS_PER_SESSION_MAX,
+            response_information: None,
         }
     }
 }
@@ -61,6 +81,8 @@ pub struct Changed {
     pub no: TerminalNo,
     /// The replicated session.
     pub session: SessionId,
+    /// Pushes and retained messages from this place in the log on reach the new subscriptions live.
+    pub index: u64,
 }
 
 /// Which subscriptions a message without status is shown to.
@@ -70,6 +92,8 @@ pub enum Matching {
     Any,
     /// Those that this edge alone keeps: a topic push beside its audience.
     BestEffort,
+    /// Shared ones: a QoS 0 message of which this terminal was chosen as the member that gets it.
+    Shared,
 }
 
 /// What became of a message without status.
@@ -99,8 +123,10 @@ pub enum Shown {
 /// - *Back-pressure*: read packets only while [`Session::may_read`]; deliveries respect [`Moment::room`], and while
 ///   [`Session::has_waiting`] the caller calls [`Session::handle_writable`] when there is room again.
 /// - *Time*: call [`Session::handle_timeout`] at [`Session::deadline`], or later, or in vain.
-/// - *Receipts*: Delivered only after the terminal's PUBACK (I2). A connection that ends leaves what is in flight
-///   owed, without a receipt: nobody knows whether it arrived. Only what was withdrawn is answered then (Sent).
+/// - *Receipts*: Delivered only after the terminal's PUBACK or PUBREC (I2). A connection that ends leaves what is in
+///   flight owed, without a receipt: nobody knows whether it arrived. Only what was withdrawn is answered then (Sent).
+/// - *Exactly once*: in a session that outlives its connection each step of a QoS 2 exchange is committed before the
+///   packet that follows from it is written ([`Action::Step`], [`Action::Release`]); otherwise memory is enough.
 #[derive(Debug)]
 pub struct Session<M> {
     cx: Context,
@@ -114,6 +140,10 @@ struct Context {
     version: ProtocolVersion,
     /// From authentication on.
     grant: Option<Box<Grant>>,
+    /// CONNECT had Authentication Method [`AUTH_METHOD`].
+    enhanced: bool,
+    /// Request Problem Information: reason strings are welcome.
+    problem_information: bool,
 }
 
 #[derive(Debug)]
@@ -129,7 +159,13 @@ impl<M: MessageHandle> Session<M> {
     /// A connection that was just opened. `random` becomes the id of a client that has none.
     pub fn new(config: Arc<SessionConfig>, now_ms: u64, random: u128) -> Self {
         let deadline_ms = now_ms.saturating_add(config.connect_timeout_ms);
-        let cx = Context { config, version: ProtocolVersion::V311, grant: None };
+        let cx = Context {
+            config,
+            version: ProtocolVersion::V311,
+            grant: None,
+            enhanced: false,
+            problem_information: true,
+        };
         Self { cx, stage: Stage::AwaitConnect { deadline_ms, random } }
     }
 
@@ -189,15 +225,13 @@ impl<M: MessageHandle> Session<M> {
         self.live().map_or(PushId(0), |live| live.deliveries.after)
     }
 
-    /// Pushes handed to this connection and not settled: written and not acknowledged, and queued. For Resume.
-    pub fn in_flight(&self) -> impl Iterator<Item = PushId> + '_ {
-        self.live().into_iter().flat_map(|live| {
-            let written = live.deliveries.window.iter().map(|entry| entry.push);
-            written.chain(live.deliveries.queue.iter().map(|queued| queued.push))
-        })
+    /// Pushes handed to this connection and not settled: written and not acknowledged, and queued; with the shared
+    /// subscription group a push is held for. For Resume.
+    pub fn in_flight(&self) -> impl Iterator<Item = (PushId, Option<TerminalNo>)> + '_ {
+        self.live().into_iter().flat_map(Live::in_flight)
     }
 
-    /// The subscriptions that are in effect: filter, and whether this edge alone keeps it.
+    /// The subscriptions that are in effect: filter as subscribed, and whether this edge alone keeps it.
     pub fn subscriptions(&self) -> impl Iterator<Item = (&str, bool)> + '_ {
         self.live()
             .into_iter()
@@ -239,7 +273,7 @@ impl<M: MessageHandle> Session<M> {
         if let Stage::AwaitConnect { .. } = self.stage {
             return self.refuse_first_packet(malformed, out);
         }
-        self.end(CloseCause::Peer(malformed.reason), out);
+        self.end_with(CloseCause::Peer(malformed.reason), Farewell::because(malformed.what), out);
     }
 
     /// The connection ended without DISCONNECT.
@@ -267,6 +301,12 @@ impl<M: MessageHandle> Session<M> {
         self.end(cause, out);
     }
 
+    /// Ends the connection for a reason of ours, and tells an MQTT 5 terminal where else to go ([`CloseCause::UseAnotherServer`],
+    /// [`CloseCause::ServerMoved`]).
+    pub fn redirect(&mut self, cause: CloseCause, reference: Option<&str>, out: &mut Vec<Action<M>>) {
+        self.end_with(cause, Farewell { text: None, reference }, out);
+    }
+
     /// The leader ended the binding.
     pub fn handle_unbind(&mut self, reason: UnbindReason, out: &mut Vec<Action<M>>) {
         self.end(CloseCause::Unbound(reason), out);
@@ -274,7 +314,7 @@ impl<M: MessageHandle> Session<M> {
 
     // ------------------------------------------------------------ answers
 
-    /// The answer to [`Action::Accept`].
+    /// The answer to [`Action::Accept`] and [`Action::Release`].
     pub fn handle_published(
         &mut self,
         at: Moment,
@@ -283,12 +323,7 @@ impl<M: MessageHandle> Session<M> {
         out: &mut Vec<Action<M>>,
     ) {
         let Stage::Live(live) = &mut self.stage else { return };
-        let reason = match result {
-            Ok(PublishOutcome::Accepted) => Reason::SUCCESS,
-            Ok(PublishOutcome::NoSubscribers) => Reason::NO_MATCHING_SUBSCRIBERS,
-            Err(refused) => reason::refused_request(refused),
-        };
-        let result = live.handle_published(&self.cx, at, request, reason, out);
+        let result = live.handle_published(&self.cx, at, request, result, out);
         self.end_if_err(result, out);
     }
 
@@ -327,45 +362,75 @@ impl<M: MessageHandle> Session<M> {
         }
     }
 
-    /// Says good-bye as the version has it, settles what has to be, and closes.
     fn end(&mut self, cause: CloseCause, out: &mut Vec<Action<M>>) {
+        self.end_with(cause, Farewell::default(), out);
+    }
+
+    /// Says good-bye as the version has it, settles what has to be, and closes.
+    fn end_with(&mut self, cause: CloseCause, farewell: Farewell<'_>, out: &mut Vec<Action<M>>) {
         match std::mem::replace(&mut self.stage, Stage::Closed) {
             Stage::Closed => {}
-            Stage::AwaitConnect { .. } => self.push_close(cause, false, 0, out),
+            Stage::AwaitConnect { .. } => out.push(Action::Close(Close::unbound(cause, 0))),
             Stage::Authenticating(opening) | Stage::Binding(opening) => {
                 if let Some(reason) = cause.connack_reason() {
-                    self.push_refusal(reason, None, u32::MAX, out);
+                    self.push_refusal(reason, farewell, opening.packet_len_max, out);
                 }
                 // The answer to the Bind may be on its way: the session then outlives this connection as it asked.
-                self.push_close(cause, false, opening.session_expiry_s, out);
+                out.push(Action::Close(Close::unbound(cause, opening.session_expiry_s)));
             }
             Stage::Live(live) => {
                 if let Some(reason) = cause.disconnect_reason().filter(|_| self.cx.version.is_v5()) {
-                    out.push(Action::Send(Packet::Disconnect(Box::new(Disconnect {
-                        reason,
-                        ..Disconnect::default()
-                    }))));
+                    out.push(self.cx.disconnect(reason, farewell, live.packet_len_max));
                 }
-                let session_expiry_s = live.session_expiry_s;
-                live.settle(out);
-                self.push_close(cause, true, session_expiry_s, out);
+                let close = live.settle(cause, out);
+                out.push(Action::Close(close));
             }
         }
     }
+}
 
-    fn push_close(&self, cause: CloseCause, bound: bool, session_expiry_s: u32, out: &mut Vec<Action<M>>) {
-        out.push(Action::Close(Close {
-            cause,
-            bound,
-            session_expiry_s,
-            unacknowledged: Vec::new(),
-            will: cluster_proto::link::WillFate::Publish,
-        }));
+impl Close {
+    /// The end of a connection that was never told that it is bound. Its will was not accepted ([MQTT-3.1.2-7]).
+    fn unbound(cause: CloseCause, session_expiry_s: u32) -> Self {
+        let (bound, will) = (false, WillFate::Discard);
+        Self { cause, bound, session_expiry_s, will, unacknowledged: Vec::new() }
+    }
+}
+
+/// What an MQTT 5 terminal is told beside the reason code.
+#[derive(Clone, Copy, Debug, Default)]
+struct Farewell<'a> {
+    /// For people.
+    text: Option<&'a str>,
+    /// Where else to go.
+    reference: Option<&'a str>,
+}
+
+impl<'a> Farewell<'a> {
+    fn because(text: &'a str) -> Self {
+        Self { text: Some(text), reference: None }
     }
 }
 
 impl Context {
     fn credential_expired(&self, now_ms: u64) -> bool {
         self.grant.as_ref().and_then(|grant| grant.expires_at_ms).is_some_and(|expires| expires <= now_ms)
+    }
+
+    /// A Reason String, if it is welcome and fits beside `len` other bytes ([MQTT-3.1.2-29], [MQTT-3.14.2-3]).
+    fn reason_string(&self, text: Option<&str>, len: usize, packet_len_max: u32) -> Option<String> {
+        let fits = |text: &&str| len + 3 + text.len() <= packet_len_max as usize;
+        text.filter(|_| self.problem_information && self.version.is_v5()).filter(fits).map(str::to_owned)
+    }
+
+    fn disconnect<M>(&self, reason: Reason, farewell: Farewell<'_>, packet_len_max: u32) -> Action<M> {
+        // Fixed header, reason and length of the properties: below 6 bytes.
+        let len = 6 + farewell.reference.map_or(0, |reference| 3 + reference.len());
+        let reason_string = self.reason_string(farewell.text, len, packet_len_max);
+        let server_reference =
+            farewell.reference.filter(|_| len <= packet_len_max as usize).map(str::to_owned);
+        let session_expiry_s = None;
+        let disconnect = Disconnect { reason, session_expiry_s, reason_string, server_reference };
+        Action::Send(Packet::Disconnect(Box::new(disconnect)))
     }
 }

@@ -1,16 +1,18 @@
-//! PUBLISH from the terminal.
+//! PUBLISH from the terminal, and PUBREL.
 
 use cluster_proto::{
     Message, MessageProperties, PushKind, Qos,
     limits::{PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX},
+    link::{PublishOutcome, RefuseReason},
 };
 
 use super::{Context, Live};
 use crate::{
     mqtt::{
         action::{Action, Incoming, MessageHandle, Moment, Relay, RequestNo},
+        inbound::{Answer, Seen},
         packet::{Ack, Packet, Publish},
-        reason::{CloseCause, Reason},
+        reason::{self, CloseCause, Reason},
     },
     subscriptions::filter,
 };
@@ -20,48 +22,66 @@ impl<M: MessageHandle> Live<M> {
         &mut self,
         cx: &Context,
         at: Moment,
-        publish: Publish,
+        mut publish: Publish,
         out: &mut Vec<Action<M>>,
     ) -> Result<(), CloseCause> {
-        check(&publish).map_err(CloseCause::Peer)?;
-        let acknowledged = publish.qos == Qos::AtLeastOnce;
-        if acknowledged && !self.is_new(cx, &publish)? {
+        self.resolve_alias(cx, &mut publish).and_then(|()| check(&publish)).map_err(CloseCause::Peer)?;
+        if publish.qos == Qos::AtMostOnce {
+            // Neither version can refuse a QoS 0 PUBLISH: accepting it in silence would be a lie ([MQTT-3.3.5-2]
+            // allows to close).
+            refusal(cx, &publish).map_or(Ok(()), |reason| Err(CloseCause::Peer(reason)))?;
+            self.relay(cx, at, publish, out);
             return Ok(());
         }
-        match refusal(cx, &publish) {
-            None if acknowledged => self.accept(cx, publish, out),
-            None => self.relay(cx, at, publish, out),
-            // Neither version can refuse a QoS 0 PUBLISH, nor 3.1.1 any: accepting it in silence would be a lie
-            // ([MQTT-3.3.5-2] allows to close).
-            Some(reason) if !acknowledged || !cx.version.is_v5() => return Err(CloseCause::Peer(reason)),
-            Some(reason) => {
-                let request = self.next_request();
-                self.inbound.push(publish.packet_id, request, Some(reason));
-                return self.acknowledge(cx, out);
+        match self.inbound.seen(publish.packet_id, publish.qos) {
+            Seen::Never => self.take(cx, publish, out),
+            // [MQTT-4.3.3-10]: acknowledged again, and not published again, until PUBREL.
+            Seen::Taken => {
+                out.push(pubrec(publish.packet_id, Reason::SUCCESS));
+                Ok(())
             }
+            // A repetition is answered by the answer that is under way.
+            Seen::Waiting if publish.dup || publish.qos == Qos::ExactlyOnce => Ok(()),
+            // Anything else reuses an id that is in use ([MQTT-2.2.1-3]).
+            Seen::Waiting | Seen::InUse => Err(CloseCause::Peer(Reason::PROTOCOL_ERROR)),
         }
+    }
+
+    /// [MQTT-3.3.2-7] and following: a topic alias stands for its topic, on this connection.
+    fn resolve_alias(&mut self, cx: &Context, publish: &mut Publish) -> Result<(), Reason> {
+        let Some(alias) = publish.topic_alias else { return Ok(()) };
+        let maximum = if cx.version.is_v5() { cx.config.topic_alias_maximum } else { 0 };
+        if !publish.topic.is_empty() {
+            check_topic(&publish.topic)?;
+        }
+        let topic = std::mem::take(&mut publish.topic);
+        publish.topic = self.aliases.get_or_insert_default().take(alias, topic, maximum)?;
         Ok(())
     }
 
-    /// Whether a QoS 1 PUBLISH is not one that is being worked on.
-    fn is_new(&self, cx: &Context, publish: &Publish) -> Result<bool, CloseCause> {
-        if self.inbound.contains(publish.packet_id) {
-            // A repetition is answered by the answer that is under way; anything else reuses an id that is in use
-            // ([MQTT-2.2.1-3]).
-            return if publish.dup { Ok(false) } else { Err(CloseCause::Peer(Reason::PROTOCOL_ERROR)) };
-        }
-        if self.inbound.len() >= usize::from(cx.config.receive_maximum) {
+    /// A PUBLISH with a packet id that is free.
+    fn take(&mut self, cx: &Context, publish: Publish, out: &mut Vec<Action<M>>) -> Result<(), CloseCause> {
+        if cx.version.is_v5() && self.inbound.open() >= usize::from(cx.config.receive_maximum) {
+            // [MQTT-3.3.4-9].
             return Err(CloseCause::Peer(Reason::RECEIVE_MAXIMUM_EXCEEDED));
         }
-        Ok(true)
-    }
-
-    fn accept(&mut self, cx: &Context, publish: Publish, out: &mut Vec<Action<M>>) {
-        let request = self.next_request();
-        self.inbound.push(publish.packet_id, request, None);
-        let ttl_ms = publish.expiry_s.map(|seconds| u64::from(seconds) * 1_000);
-        let message = self.message(cx, publish);
-        out.push(Action::Accept(Box::new(Incoming { request, message, ttl_ms, exchange: None })));
+        let (packet_id, qos, request) = (publish.packet_id, publish.qos, self.requests.next());
+        match refusal(cx, &publish) {
+            None => {
+                self.inbound.push(packet_id, qos, request, None);
+                let ttl_ms = publish.expiry_s.map(|seconds| u64::from(seconds) * 1_000);
+                let exchange = (qos == Qos::ExactlyOnce && self.is_recorded()).then_some(packet_id);
+                let message = self.message(cx, publish);
+                out.push(Action::Accept(Box::new(Incoming { request, message, ttl_ms, exchange })));
+                Ok(())
+            }
+            // 3.1.1 cannot refuse any.
+            Some(reason) if !cx.version.is_v5() => Err(CloseCause::Peer(reason)),
+            Some(reason) => {
+                self.inbound.push(packet_id, qos, request, Some(reason));
+                self.acknowledge(cx, out)
+            }
+        }
     }
 
     fn relay(&mut self, cx: &Context, at: Moment, publish: Publish, out: &mut Vec<Action<M>>) {
@@ -78,9 +98,30 @@ impl<M: MessageHandle> Live<M> {
             qos: publish.qos,
             payload: publish.payload,
             properties: publish.properties,
+            retain: publish.retain,
             publisher: self.no,
-            retain: false,
         }
+    }
+
+    pub(super) fn handle_pubrel(&mut self, ack: Ack, out: &mut Vec<Action<M>>) -> Result<(), CloseCause> {
+        let packet_id = ack.packet_id;
+        match self.inbound.seen(packet_id, Qos::ExactlyOnce) {
+            // PUBREL answers PUBREC, and there was none.
+            Seen::Waiting | Seen::InUse => return Err(CloseCause::Peer(Reason::PROTOCOL_ERROR)),
+            Seen::Taken if self.inbound.is_releasing(packet_id) => {}
+            Seen::Taken if self.is_recorded() => {
+                let request = self.requests.next();
+                self.inbound.release(packet_id, request);
+                out.push(Action::Release { request, packet_id });
+            }
+            Seen::Taken => {
+                self.inbound.complete(packet_id);
+                out.push(pubcomp(packet_id, Reason::SUCCESS));
+            }
+            // Of an exchange that is over: its PUBCOMP was lost with an earlier connection.
+            Seen::Never => out.push(pubcomp(packet_id, Reason::PACKET_ID_NOT_FOUND)),
+        }
+        Ok(())
     }
 
     pub(super) fn handle_published(
@@ -88,47 +129,58 @@ impl<M: MessageHandle> Live<M> {
         cx: &Context,
         at: Moment,
         request: RequestNo,
-        reason: Reason,
+        result: Result<PublishOutcome, RefuseReason>,
         out: &mut Vec<Action<M>>,
     ) -> Result<(), CloseCause> {
         if !self.may_read(cx) {
             self.keep_alive.heard(at.ms);
         }
+        if let Some(packet_id) = self.inbound.released(request) {
+            // PUBCOMP cannot say that something failed: the terminal comes again.
+            result.map_err(|_| CloseCause::ServerUnavailable)?;
+            self.inbound.complete(packet_id);
+            out.push(pubcomp(packet_id, Reason::SUCCESS));
+            return Ok(());
+        }
+        let reason = match result {
+            Ok(PublishOutcome::Accepted) => Reason::SUCCESS,
+            Ok(PublishOutcome::NoSubscribers) => Reason::NO_MATCHING_SUBSCRIBERS,
+            Err(refused) => reason::refused_request(refused),
+        };
         self.inbound.answer(request, reason);
         self.acknowledge(cx, out)
     }
 
     fn acknowledge(&mut self, cx: &Context, out: &mut Vec<Action<M>>) -> Result<(), CloseCause> {
-        while let Some((packet_id, reason)) = self.inbound.pop_answered() {
+        while let Some(Answer { packet_id, qos, reason }) = self.inbound.pop_answered() {
             if reason.is_error() && !cx.version.is_v5() {
                 // 3.1.1 has no negative PUBACK, and a positive one would be a lie: the terminal keeps the message.
                 return Err(CloseCause::Peer(reason));
             }
-            out.push(Action::Send(Packet::PubAck(Ack { packet_id, reason })));
+            out.push(match qos {
+                Qos::ExactlyOnce => pubrec(packet_id, reason),
+                _ => Action::Send(Packet::PubAck(Ack { packet_id, reason })),
+            });
         }
         Ok(())
     }
 }
 
+fn pubrec<M>(packet_id: u16, reason: Reason) -> Action<M> {
+    Action::Send(Packet::PubRec(Ack { packet_id, reason }))
+}
+
+fn pubcomp<M>(packet_id: u16, reason: Reason) -> Action<M> {
+    Action::Send(Packet::PubComp(Ack { packet_id, reason }))
+}
+
 /// What ends the connection whatever the QoS.
 fn check(publish: &Publish) -> Result<(), Reason> {
-    if publish.qos == Qos::ExactlyOnce {
-        return Err(Reason::QOS_NOT_SUPPORTED);
-    }
-    if publish.retain {
-        return Err(Reason::RETAIN_NOT_SUPPORTED);
-    }
-    if publish.topic_alias.is_some() {
-        // [MQTT-3.3.2-8], [MQTT-3.3.2-9]: over the Topic Alias Maximum of 0.
-        return Err(Reason::TOPIC_ALIAS_INVALID);
-    }
     if !publish.subscription_ids.is_empty() || publish.topic.is_empty() {
         // [MQTT-3.3.4-6]; and a topic is needed where there is no alias.
         return Err(Reason::PROTOCOL_ERROR);
     }
-    if filter::validate_topic(&publish.topic).is_err() {
-        return Err(Reason::TOPIC_NAME_INVALID);
-    }
+    check_topic(&publish.topic)?;
     if publish.properties.response_topic.as_deref().is_some_and(filter::is_wildcard) {
         // [MQTT-3.3.2-14].
         return Err(Reason::PROTOCOL_ERROR);
@@ -139,19 +191,38 @@ fn check(publish: &Publish) -> Result<(), Reason> {
     Ok(())
 }
 
-/// What a QoS 1 PUBLISH of MQTT 5 is told in PUBACK.
-fn refusal(cx: &Context, publish: &Publish) -> Option<Reason> {
-    if properties_len(&publish.properties) > PROPERTIES_LEN_MAX {
-        return Some(Reason::QUOTA_EXCEEDED);
-    }
-    let permitted = cx.grant.as_ref().is_some_and(|grant| grant.permissions.may_publish(&publish.topic));
-    (!permitted).then_some(Reason::NOT_AUTHORIZED)
+fn check_topic(topic: &str) -> Result<(), Reason> {
+    filter::validate_topic(topic).map_err(|_| Reason::TOPIC_NAME_INVALID)
 }
 
-fn properties_len(properties: &MessageProperties) -> usize {
+/// What a PUBLISH of MQTT 5 is told in PUBACK or PUBREC.
+fn refusal(cx: &Context, publish: &Publish) -> Option<Reason> {
+    let permitted = cx.grant.as_ref().is_some_and(|grant| grant.permissions.may_publish(&publish.topic));
+    if filter::is_share_topic(&publish.topic) {
+        // No subscription could ever name it.
+        Some(Reason::TOPIC_NAME_INVALID)
+    } else if filter::is_sys_topic(&publish.topic) || !permitted {
+        Some(Reason::NOT_AUTHORIZED)
+    } else if !properties_len_allowed(&publish.properties) {
+        Some(Reason::QUOTA_EXCEEDED)
+    } else if !payload_is_what_it_says(&publish.properties, &publish.payload) {
+        Some(Reason::PAYLOAD_FORMAT_INVALID)
+    } else {
+        None
+    }
+}
+
+/// Payload Format Indicator 1 says UTF-8.
+pub(super) fn payload_is_what_it_says(properties: &MessageProperties, payload: &[u8]) -> bool {
+    properties.payload_is_utf8 != Some(true) || std::str::from_utf8(payload).is_ok()
+}
+
+/// A user property counts its lengths too: empty ones are not for nothing.
+pub(super) fn properties_len_allowed(properties: &MessageProperties) -> bool {
     let text = |s: &Option<String>| s.as_ref().map_or(0, String::len);
-    text(&properties.content_type)
+    let len = text(&properties.content_type)
         + text(&properties.response_topic)
         + properties.correlation_data.as_ref().map_or(0, |data| data.len())
-        + properties.user_properties.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+        + properties.user_properties.iter().map(|(key, value)| 4 + key.len() + value.len()).sum::<usize>();
+    len <= PROPERTIES_LEN_MAX
 }

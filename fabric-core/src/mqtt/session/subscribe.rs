@@ -5,15 +5,16 @@
 
 use cluster_proto::{
     Qos,
-    limits::{FILTERS_PER_PACKET_MAX, SUBSCRIPTIONS_PER_SESSION_MAX},
-    link::{RefuseReason, Subscription},
+    limits::FILTERS_PER_PACKET_MAX,
+    link::{RefuseReason, SubscriptionOptions},
 };
 
-use super::{Changed, Context, Live, live::Held, live::REQUESTS_MAX};
+use super::{Changed, Context, Live, live::REQUESTS_MAX, retain::UPTO_NOW};
 use crate::{
     mqtt::{
         action::{Action, MessageHandle, Moment, RequestNo},
         deliveries::Feed,
+        held::Held,
         packet::{Codes, Packet, Subscribe, SubscribeFilter, Unsubscribe},
         reason::{self, CloseCause, Reason},
     },
@@ -62,10 +63,16 @@ impl<M: MessageHandle> Live<M> {
     pub(super) fn handle_subscribe(
         &mut self,
         cx: &Context,
+        at: Moment,
         subscribe: Subscribe,
         out: &mut Vec<Action<M>>,
     ) -> Result<(), CloseCause> {
         self.check_request(subscribe.filters.len())?;
+        if self.is_in_use(cx, subscribe.packet_id) {
+            let codes = vec![Reason::PACKET_ID_IN_USE; subscribe.filters.len()];
+            out.push(Action::Send(Packet::SubAck(Codes { packet_id: subscribe.packet_id, codes })));
+            return Ok(());
+        }
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         let mut replicated: Vec<(usize, Held)> = Vec::new();
         for asked in subscribe.filters {
@@ -73,9 +80,9 @@ impl<M: MessageHandle> Live<M> {
                 Ok(held) => {
                     codes.push(Reason(held.qos as u8));
                     if held.best_effort && !replicated.iter().any(|(_, other)| other.filter == held.filter) {
-                        self.hold(held, out);
+                        self.hold(held, UPTO_NOW, out);
                     } else {
-                        replicated.push((codes.len() - 1, Held { best_effort: false, ..held }));
+                        replicated.push((codes.len() - 1, held.replicated()));
                     }
                 }
                 Err(reason) => codes.push(reason),
@@ -84,9 +91,10 @@ impl<M: MessageHandle> Live<M> {
         let answer = Codes { packet_id: subscribe.packet_id, codes };
         if replicated.is_empty() {
             out.push(Action::Send(Packet::SubAck(answer)));
+            self.flush(cx, at, out);
             return Ok(());
         }
-        let request = self.next_request();
+        let request = self.requests.next();
         let subscriptions = replicated.iter().map(|(_, held)| held.subscription()).collect();
         self.pending.push(Pending { request, answer, change: Change::Subscribe(replicated) });
         out.push(Action::Subscribe { request, subscriptions });
@@ -101,6 +109,12 @@ impl<M: MessageHandle> Live<M> {
         Ok(())
     }
 
+    /// An MQTT 5 terminal is told that it uses a packet id twice ([MQTT-2.2.1-3]).
+    fn is_in_use(&self, cx: &Context, packet_id: u16) -> bool {
+        let used = self.inbound.uses(packet_id);
+        cx.version.is_v5() && (used || self.pending.iter().any(|p| p.answer.packet_id == packet_id))
+    }
+
     /// The subscription to hold, or the code that says why not.
     fn grant(
         &self,
@@ -108,41 +122,52 @@ impl<M: MessageHandle> Live<M> {
         asked: SubscribeFilter,
         adding: usize,
     ) -> Result<Result<Held, Reason>, CloseCause> {
-        match filter::validate_filter(&asked.filter) {
+        let (plain, shared) = match filter::validate_filter(&asked.filter) {
             Err(_) => return Ok(Err(Reason::TOPIC_FILTER_INVALID)),
             // [MQTT-3.8.3-4].
             Ok(Filter::Shared { .. }) if asked.options.no_local => {
                 return Err(CloseCause::Peer(Reason::PROTOCOL_ERROR));
             }
-            Ok(Filter::Shared { .. }) => return Ok(Err(Reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED)),
-            Ok(Filter::Plain(_)) => {}
-        }
-        let permitted = cx.grant.as_ref().is_some_and(|grant| grant.permissions.may_subscribe(&asked.filter));
-        if !permitted {
+            Ok(Filter::Shared { filter, .. }) => (filter, true),
+            Ok(Filter::Plain(filter)) => (filter, false),
+        };
+        if !cx.grant.as_ref().is_some_and(|grant| grant.permissions.may_subscribe(plain)) {
             return Ok(Err(Reason::NOT_AUTHORIZED));
         }
-        let (held, adds) = (self.held(&asked.filter), self.pending.iter().any(|p| p.adds(&asked.filter)));
+        let SubscribeFilter { filter, qos, options } = asked;
+        let (held, adds) = (self.subscriptions.get(&filter), self.pending.iter().any(|p| p.adds(&filter)));
         let pending: usize = self.pending.iter().map(Pending::len).sum();
-        if held.is_none() && self.subscriptions.len() + pending + adding >= SUBSCRIPTIONS_PER_SESSION_MAX {
+        let count = self.subscriptions.len() + pending + adding;
+        if held.is_none() && count >= cx.config.subscriptions_max {
             return Ok(Err(Reason::QUOTA_EXCEEDED));
         }
-        let qos = asked.qos.min(Qos::AtLeastOnce);
-        let replicated = adds || held.is_some_and(|held| !held.best_effort);
-        let best_effort = qos == Qos::AtMostOnce && self.session_expiry_s == 0 && !replicated;
-        Ok(Ok(Held { filter: asked.filter.into_boxed_str(), qos, options: asked.options, best_effort }))
+        let replicated = shared || adds || held.is_some_and(|held| !held.best_effort);
+        let best_effort = !replicated && self.may_be_best_effort(qos, options);
+        Ok(Ok(Held::new(filter, qos, options, best_effort)))
+    }
+
+    /// No Local is kept for those with a number, which a replicated subscription gives.
+    fn may_be_best_effort(&self, qos: Qos, options: SubscriptionOptions) -> bool {
+        qos == Qos::AtMostOnce && self.session_expiry_s == 0 && !(options.no_local && self.no.is_none())
     }
 
     pub(super) fn handle_unsubscribe(
         &mut self,
+        cx: &Context,
         unsubscribe: Unsubscribe,
         out: &mut Vec<Action<M>>,
     ) -> Result<(), CloseCause> {
         self.check_request(unsubscribe.filters.len())?;
+        if self.is_in_use(cx, unsubscribe.packet_id) {
+            let codes = vec![Reason::PACKET_ID_IN_USE; unsubscribe.filters.len()];
+            out.push(Action::Send(Packet::UnsubAck(Codes { packet_id: unsubscribe.packet_id, codes })));
+            return Ok(());
+        }
         let mut codes = Vec::with_capacity(unsubscribe.filters.len());
         let mut replicated = Vec::new();
         for asked in unsubscribe.filters {
             let pending = self.pending.iter().any(|p| p.adds(&asked));
-            match self.held(&asked).map(|held| held.best_effort) {
+            match self.subscriptions.get(&asked).map(|held| held.best_effort) {
                 _ if filter::validate_filter(&asked).is_err() => codes.push(Reason::TOPIC_FILTER_INVALID),
                 Some(true) if !pending => {
                     self.release(&asked, out);
@@ -160,7 +185,7 @@ impl<M: MessageHandle> Live<M> {
             out.push(Action::Send(Packet::UnsubAck(answer)));
             return Ok(());
         }
-        let request = self.next_request();
+        let request = self.requests.next();
         let filters = replicated.iter().map(|(_, filter)| filter.to_string()).collect();
         self.pending.push(Pending { request, answer, change: Change::Unsubscribe(replicated) });
         out.push(Action::Unsubscribe { request, filters });
@@ -187,7 +212,7 @@ impl<M: MessageHandle> Live<M> {
         }
         match result {
             Ok(changed) => {
-                self.apply(&pending.change, out);
+                self.apply(&pending.change, changed.index, out);
                 self.adopt(changed);
             }
             // 3.1.1 cannot refuse an UNSUBSCRIBE, and must not be told that it was done.
@@ -197,13 +222,13 @@ impl<M: MessageHandle> Live<M> {
             Err(refused) => pending.refuse(reason::refused_request(refused)),
         }
         out.push(Action::Send(pending.answered()));
-        self.pull(out);
+        self.flush(cx, at, out);
         Ok(())
     }
 
-    fn apply(&mut self, change: &Change, out: &mut Vec<Action<M>>) {
+    fn apply(&mut self, change: &Change, index: u64, out: &mut Vec<Action<M>>) {
         match change {
-            Change::Subscribe(held) => held.iter().for_each(|(_, held)| self.hold(held.clone(), out)),
+            Change::Subscribe(held) => held.iter().for_each(|(_, held)| self.hold(held.clone(), index, out)),
             Change::Unsubscribe(filters) => filters.iter().for_each(|(_, filter)| self.release(filter, out)),
         }
     }
@@ -216,47 +241,15 @@ impl<M: MessageHandle> Live<M> {
         }
     }
 
-    /// The subscriptions of a session that was there before.
-    pub(super) fn resume_subscriptions(
-        &mut self,
-        subscriptions: Vec<Subscription>,
-        out: &mut Vec<Action<M>>,
-    ) {
-        for Subscription { filter, qos, options } in subscriptions {
-            self.hold(Held { filter: filter.into_boxed_str(), qos, options, best_effort: false }, out);
-        }
-    }
-
-    pub(super) fn held(&self, filter: &str) -> Option<&Held> {
-        self.subscriptions.iter().find(|held| &*held.filter == filter)
-    }
-
-    /// [MQTT-3.8.4-3]: replaces a subscription with the same filter.
-    fn hold(&mut self, held: Held, out: &mut Vec<Action<M>>) {
-        let (filter, best_effort) = (held.filter.clone(), held.best_effort);
-        let indexed = match self.subscriptions.iter_mut().find(|old| old.filter == held.filter) {
-            Some(old) => Some(std::mem::replace(old, held).best_effort),
-            None => {
-                self.subscriptions.reserve_exact(1);
-                self.subscriptions.push(held);
-                None
-            }
-        };
-        self.look_at_each = self.subscriptions.iter().any(Held::is_special);
-        if indexed == Some(best_effort) {
-            return;
-        }
-        if let Some(best_effort) = indexed {
-            out.push(Action::Unsubscribed { filter: filter.clone(), best_effort });
-        }
-        out.push(Action::Subscribed { filter, best_effort });
+    /// `index`: from here on in the log messages reach it live.
+    fn hold(&mut self, held: Held, index: u64, out: &mut Vec<Action<M>>) {
+        let existed = self.subscriptions.hold(held.clone(), out);
+        self.want_retained(&held, existed, index);
     }
 
     fn release(&mut self, filter: &str, out: &mut Vec<Action<M>>) {
-        let Some(place) = self.subscriptions.iter().position(|held| &*held.filter == filter) else { return };
-        let held = self.subscriptions.remove(place);
-        self.look_at_each = self.subscriptions.iter().any(Held::is_special);
-        out.push(Action::Unsubscribed { filter: held.filter, best_effort: held.best_effort });
+        self.forget_retained(filter);
+        self.subscriptions.release(filter, out);
     }
 }
 
@@ -266,15 +259,5 @@ impl Pending {
             Change::Subscribe(held) => held.len(),
             Change::Unsubscribe(_) => 0,
         }
-    }
-}
-
-impl Held {
-    fn is_special(&self) -> bool {
-        self.options.no_local || self.options.identifier.is_some()
-    }
-
-    fn subscription(&self) -> Subscription {
-        Subscription { filter: self.filter.to_string(), qos: self.qos, options: self.options }
     }
 }

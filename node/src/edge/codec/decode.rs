@@ -3,10 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use cluster_proto::{MessageProperties, Qos, link::SubscriptionOptions};
 use fabric_core::mqtt::{
-    Malformed, Packet, ProtocolVersion, Reason,
-    packet::{
-        Ack, Connect, ConnectProperties, Disconnect, Publish, Subscribe, SubscribeFilter, Unsubscribe, Will,
-    },
+    Malformed, Packet, ProtocolVersion,
+    packet::{Ack, Connect, ConnectProperties, Publish, Subscribe, SubscribeFilter, Unsubscribe, Will},
 };
 use rumqttd::protocol::{self as wire, Protocol};
 
@@ -30,7 +28,9 @@ pub fn decode(
     let mut frame = buffer.split_to(header.packet_len);
     let packet = match guard::check(header, &frame[header.len..], version)? {
         Checked::Connect(parts) => connect(parts),
-        Checked::Bare(reason) => Ok(bare(header, reason)),
+        Checked::Ack(ack) => Ok(acknowledgement(header, ack)),
+        Checked::Disconnect(disconnect) => Ok(Packet::Disconnect(Box::new(disconnect))),
+        Checked::Auth(auth) => Ok(Packet::Auth(Box::new(auth))),
         Checked::Publish { dup, qos, packet_id } => {
             read(&mut frame, version).and_then(|packet| publish(packet, dup, qos, packet_id))
         }
@@ -40,10 +40,12 @@ pub fn decode(
     Ok(Some(packet))
 }
 
-fn bare(header: Header, reason: Reason) -> Packet {
+fn acknowledgement(header: Header, ack: Ack) -> Packet {
     match header.kind {
-        kind::AUTH => Packet::Auth(reason),
-        _ => Packet::Disconnect(Box::new(Disconnect { reason, ..Disconnect::default() })),
+        kind::PUBACK => Packet::PubAck(ack),
+        kind::PUBREC => Packet::PubRec(ack),
+        kind::PUBREL => Packet::PubRel(ack),
+        _ => Packet::PubComp(ack),
     }
 }
 
@@ -157,20 +159,6 @@ fn publish(packet: wire::Packet, dup: bool, qos: Qos, packet_id: u16) -> Result<
 
 fn convert(packet: wire::Packet) -> Result<Packet, Malformed> {
     Ok(match packet {
-        wire::Packet::PubAck(ack, _) => {
-            Packet::PubAck(Ack { packet_id: ack.pkid, reason: puback_reason(ack.reason) })
-        }
-        wire::Packet::PubRec(ack, _) => {
-            Packet::PubRec(Ack { packet_id: ack.pkid, reason: pubrec_reason(ack.reason) })
-        }
-        wire::Packet::PubRel(ack, _) => {
-            let found = ack.reason == wire::PubRelReason::Success;
-            Packet::PubRel(Ack { packet_id: ack.pkid, reason: release_reason(found) })
-        }
-        wire::Packet::PubComp(ack, _) => {
-            let found = ack.reason == wire::PubCompReason::Success;
-            Packet::PubComp(Ack { packet_id: ack.pkid, reason: release_reason(found) })
-        }
         wire::Packet::Subscribe(subscribe, properties) => {
             let identifier = properties.and_then(|properties| properties.id).map(|id| id as u32);
             let filters =
@@ -181,9 +169,6 @@ fn convert(packet: wire::Packet) -> Result<Packet, Malformed> {
             Packet::Unsubscribe(Unsubscribe { packet_id: unsubscribe.pkid, filters: unsubscribe.filters })
         }
         wire::Packet::PingReq(_) => Packet::PingReq,
-        wire::Packet::Disconnect(disconnect, properties) => {
-            Packet::Disconnect(Box::new(convert_disconnect(&disconnect, properties)))
-        }
         _ => return Err(Malformed::packet("packet cannot be decoded")),
     })
 }
@@ -200,50 +185,6 @@ fn subscribe_filter(filter: wire::Filter, identifier: Option<u32>) -> SubscribeF
         identifier,
     };
     SubscribeFilter { filter: filter.path, qos: qos(filter.qos), options }
-}
-
-fn convert_disconnect(
-    disconnect: &wire::Disconnect,
-    properties: Option<wire::DisconnectProperties>,
-) -> Disconnect {
-    // Only what a terminal's reason changes: whether it wants its will sent.
-    let reason = match disconnect.reason_code {
-        wire::DisconnectReasonCode::NormalDisconnection => Reason::SUCCESS,
-        wire::DisconnectReasonCode::DisconnectWithWillMessage => Reason::DISCONNECT_WITH_WILL,
-        _ => Reason::UNSPECIFIED_ERROR,
-    };
-    let mut converted = Disconnect { reason, ..Disconnect::default() };
-    if let Some(properties) = properties {
-        converted.session_expiry_s = properties.session_expiry_interval;
-        converted.reason_string = properties.reason_string;
-    }
-    converted
-}
-
-fn puback_reason(reason: wire::PubAckReason) -> Reason {
-    match reason {
-        wire::PubAckReason::Success => Reason::SUCCESS,
-        wire::PubAckReason::NoMatchingSubscribers => Reason::NO_MATCHING_SUBSCRIBERS,
-        wire::PubAckReason::UnspecifiedError => Reason::UNSPECIFIED_ERROR,
-        wire::PubAckReason::ImplementationSpecificError => Reason::IMPLEMENTATION_SPECIFIC,
-        wire::PubAckReason::NotAuthorized => Reason::NOT_AUTHORIZED,
-        wire::PubAckReason::TopicNameInvalid => Reason::TOPIC_NAME_INVALID,
-        wire::PubAckReason::PacketIdentifierInUse => Reason::PACKET_ID_IN_USE,
-        wire::PubAckReason::QuotaExceeded => Reason::QUOTA_EXCEEDED,
-        wire::PubAckReason::PayloadFormatInvalid => Reason::PAYLOAD_FORMAT_INVALID,
-    }
-}
-
-/// Only whether it failed matters: we send no QoS 2.
-fn pubrec_reason(reason: wire::PubRecReason) -> Reason {
-    match reason {
-        wire::PubRecReason::Success | wire::PubRecReason::NoMatchingSubscribers => Reason::SUCCESS,
-        _ => Reason::UNSPECIFIED_ERROR,
-    }
-}
-
-fn release_reason(found: bool) -> Reason {
-    if found { Reason::SUCCESS } else { Reason::PACKET_ID_NOT_FOUND }
 }
 
 fn qos(qos: wire::QoS) -> Qos {

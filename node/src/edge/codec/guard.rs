@@ -1,7 +1,16 @@
 //! What a packet must look like before `rumqttd` sees it.
 
-use cluster_proto::Qos;
-use fabric_core::mqtt::{Malformed, ProtocolVersion, Reason};
+use bytes::Bytes;
+use cluster_proto::{Qos, limits::FILTERS_PER_PACKET_MAX};
+use fabric_core::mqtt::{
+    Malformed, ProtocolVersion, Reason,
+    packet::{Ack, Auth, Disconnect},
+};
+
+use super::{
+    cursor::{Cursor, Result, varint},
+    properties::{self, Value},
+};
 
 /// The first byte of a packet and its remaining length.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +43,8 @@ pub(super) mod kind {
     pub(crate) const AUTH: u8 = 15;
 }
 
-/// What `rumqttd` keeps to itself (PUBLISH), or cannot tell (CONNECT), found on the way.
-#[derive(Clone, Copy, Debug)]
+/// What `rumqttd` keeps to itself (PUBLISH), or cannot tell (CONNECT, every reason code, AUTH), found on the way.
+#[derive(Clone, Debug)]
 pub(super) enum Checked<'a> {
     Connect(ConnectParts<'a>),
     Publish {
@@ -43,8 +52,10 @@ pub(super) enum Checked<'a> {
         qos: Qos,
         packet_id: u16,
     },
-    /// A DISCONNECT or AUTH whose reason code stands alone, or is absent.
-    Bare(Reason),
+    /// PUBACK, PUBREC, PUBREL or PUBCOMP.
+    Ack(Ack),
+    Disconnect(Disconnect),
+    Auth(Auth),
     Other,
 }
 
@@ -58,8 +69,6 @@ pub(super) struct ConnectParts<'a> {
     pub(super) user_name: Option<&'a str>,
     pub(super) password: Option<&'a [u8]>,
 }
-
-type Result<T> = std::result::Result<T, Malformed>;
 
 /// The fixed header, once enough of it is there; refuses at the earliest byte that allows to.
 pub(super) fn header(
@@ -112,7 +121,9 @@ pub(super) fn check(header: Header, body: &[u8], version: Option<ProtocolVersion
     }
     match header.kind {
         kind::PUBLISH => check_publish(header.flags, cursor),
-        kind::PUBACK | kind::PUBREC | kind::PUBREL | kind::PUBCOMP => check_ack(cursor),
+        kind::PUBACK | kind::PUBREC | kind::PUBREL | kind::PUBCOMP => {
+            check_ack(header.kind, cursor)
+        }
         kind::SUBSCRIBE => check_subscribe(cursor),
         kind::UNSUBSCRIBE => check_unsubscribe(cursor),
         kind::DISCONNECT => check_disconnect(cursor),
@@ -159,12 +170,12 @@ fn check_connect_of<'a>(version: ProtocolVersion, cursor: &mut Cursor<'a>) -> Re
     let from = cursor.bytes;
     cursor.u16()?;
     if cursor.v5 {
-        cursor.properties(&CONNECT_PROPERTIES)?;
+        cursor.properties(&properties::CONNECT)?;
     }
     cursor.string()?;
     if flags & 0x04 != 0 {
         if cursor.v5 {
-            cursor.properties(&WILL_PROPERTIES)?;
+            cursor.properties(&properties::WILL)?;
         }
         cursor.string()?;
         cursor.binary()?;
@@ -203,33 +214,43 @@ fn check_publish(flags: u8, mut cursor: Cursor<'_>) -> Result<Checked<'_>> {
     cursor.string()?;
     let packet_id = if qos == Qos::AtMostOnce { 0 } else { cursor.packet_id()? };
     if cursor.v5 {
-        cursor.properties(&PUBLISH_PROPERTIES)?;
+        cursor.properties(&properties::PUBLISH)?;
     }
     Ok(Checked::Publish { dup, qos, packet_id })
 }
 
-fn check_ack(mut cursor: Cursor<'_>) -> Result<Checked<'_>> {
-    cursor.packet_id()?;
+fn check_ack(kind: u8, mut cursor: Cursor<'_>) -> Result<Checked<'_>> {
+    let packet_id = cursor.packet_id()?;
+    let mut reason = Reason::SUCCESS;
     if cursor.v5 && !cursor.bytes.is_empty() {
-        cursor.u8()?;
+        reason = Reason(cursor.u8()?);
+        let reasons: &[u8] = match kind {
+            kind::PUBACK | kind::PUBREC => &PUBLISH_REASONS,
+            _ => &RELEASE_REASONS,
+        };
+        if !reasons.contains(&reason.0) {
+            return Err(Malformed::protocol("reason code of an acknowledgement"));
+        }
         if !cursor.bytes.is_empty() {
-            cursor.properties(&ACK_PROPERTIES)?;
+            cursor.properties(&properties::ACK)?;
         }
     }
-    cursor.end().map(|()| Checked::Other)
+    cursor.end().map(|()| Checked::Ack(Ack { packet_id, reason }))
 }
 
 fn check_subscribe(mut cursor: Cursor<'_>) -> Result<Checked<'_>> {
     cursor.packet_id()?;
     if cursor.v5 {
-        cursor.properties(&SUBSCRIBE_PROPERTIES)?;
+        cursor.properties(&properties::SUBSCRIBE)?;
     }
     if cursor.bytes.is_empty() {
         // [MQTT-3.8.3-2].
         return Err(Malformed::protocol("SUBSCRIBE without filters"));
     }
     let reserved = if cursor.v5 { 0xC0 } else { 0xFC };
+    let mut count = 0;
     while !cursor.bytes.is_empty() {
+        count_filter(&mut count)?;
         cursor.string()?;
         let options = cursor.u8()?;
         if options & reserved != 0 || options & 0x03 == 3 {
@@ -246,239 +267,79 @@ fn check_subscribe(mut cursor: Cursor<'_>) -> Result<Checked<'_>> {
 fn check_unsubscribe(mut cursor: Cursor<'_>) -> Result<Checked<'_>> {
     cursor.packet_id()?;
     if cursor.v5 {
-        cursor.properties(&UNSUBSCRIBE_PROPERTIES)?;
+        cursor.properties(&properties::UNSUBSCRIBE)?;
     }
     if cursor.bytes.is_empty() {
         // [MQTT-3.10.3-2].
         return Err(Malformed::protocol("UNSUBSCRIBE without filters"));
     }
+    let mut count = 0;
     while !cursor.bytes.is_empty() {
+        count_filter(&mut count)?;
         cursor.string()?;
     }
     Ok(Checked::Other)
 }
 
+/// Refused before each of them becomes a string.
+fn count_filter(count: &mut usize) -> Result<()> {
+    *count += 1;
+    if *count <= FILTERS_PER_PACKET_MAX {
+        return Ok(());
+    }
+    Err(Malformed { reason: Reason::QUOTA_EXCEEDED, what: "too many filters in one packet", version: None })
+}
+
 fn check_disconnect(mut cursor: Cursor<'_>) -> Result<Checked<'_>> {
-    if !cursor.v5 || cursor.bytes.is_empty() {
-        return cursor.end().map(|()| Checked::Bare(Reason::SUCCESS));
+    let mut disconnect = Disconnect::default();
+    if cursor.v5 && !cursor.bytes.is_empty() {
+        disconnect.reason = Reason(cursor.u8()?);
+        if !DISCONNECT_REASONS.contains(&disconnect.reason.0) {
+            return Err(Malformed::protocol("reason code of DISCONNECT"));
+        }
+        if !cursor.bytes.is_empty() {
+            cursor.properties_with(&properties::DISCONNECT, |id, value| match (id, value) {
+                (properties::SESSION_EXPIRY, Value::Number(seconds)) => {
+                    disconnect.session_expiry_s = Some(seconds);
+                }
+                (properties::REASON_STRING, Value::Text(text)) => {
+                    disconnect.reason_string = Some(text.to_owned());
+                }
+                _ => {}
+            })?;
+        }
     }
-    let reason = Reason(cursor.u8()?);
-    if !DISCONNECT_REASONS.contains(&reason.0) {
-        return Err(Malformed::protocol("reason code of DISCONNECT"));
-    }
-    if cursor.bytes.is_empty() {
-        return Ok(Checked::Bare(reason));
-    }
-    cursor.properties(&DISCONNECT_PROPERTIES)?;
-    cursor.end().map(|()| Checked::Other)
+    cursor.end().map(|()| Checked::Disconnect(disconnect))
 }
 
 fn check_auth(mut cursor: Cursor<'_>) -> Result<Checked<'_>> {
-    if cursor.bytes.is_empty() {
-        return Ok(Checked::Bare(Reason::SUCCESS));
-    }
-    let reason = Reason(cursor.u8()?);
-    if ![Reason::SUCCESS, Reason::CONTINUE_AUTHENTICATION, Reason::REAUTHENTICATE].contains(&reason) {
-        return Err(Malformed::protocol("reason code of AUTH"));
-    }
+    let mut auth = Auth::default();
     if !cursor.bytes.is_empty() {
-        cursor.properties(&AUTH_PROPERTIES)?;
+        auth.reason = Reason(cursor.u8()?);
+        if !AUTH_REASONS.contains(&auth.reason.0) {
+            return Err(Malformed::protocol("reason code of AUTH"));
+        }
+        if !cursor.bytes.is_empty() {
+            cursor.properties_with(&properties::AUTH, |id, value| match (id, value) {
+                (properties::AUTHENTICATION_METHOD, Value::Text(text)) => auth.method = Some(text.to_owned()),
+                (properties::AUTHENTICATION_DATA, Value::Binary(data)) => {
+                    auth.data = Some(Bytes::copy_from_slice(data));
+                }
+                (properties::REASON_STRING, Value::Text(text)) => auth.reason_string = Some(text.to_owned()),
+                (_, Value::Pair(key, value)) => auth.user_properties.push((key.to_owned(), value.to_owned())),
+                _ => {}
+            })?;
+        }
     }
-    cursor.end().map(|()| Checked::Bare(reason))
+    cursor.end().map(|()| Checked::Auth(auth))
 }
 
+/// Reason codes of PUBACK and PUBREC (tables 3-4 and 3-5).
+const PUBLISH_REASONS: [u8; 9] = [0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99];
+/// Reason codes of PUBREL and PUBCOMP (tables 3-6 and 3-7).
+const RELEASE_REASONS: [u8; 2] = [0x00, 0x92];
+/// Reason codes of AUTH (table 3-11).
+const AUTH_REASONS: [u8; 3] = [0x00, 0x18, 0x19];
 /// Reason codes a client may put into DISCONNECT (table 3-13).
 const DISCONNECT_REASONS: [u8; 14] =
     [0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99];
-
-// ---------------------------------------------------------------- properties
-
-/// How the value of a property looks.
-#[derive(Clone, Copy)]
-enum Shape {
-    /// 0 or 1.
-    Flag,
-    U16,
-    /// A 0 is a protocol error.
-    U16NotZero,
-    U32,
-    U32NotZero,
-    /// A variable byte integer that is not 0.
-    VarIntNotZero,
-    Text,
-    Binary,
-    /// Two strings; may come again.
-    Pair,
-}
-
-type Allowed = [(u8, Shape)];
-
-const USER_PROPERTY: (u8, Shape) = (0x26, Shape::Pair);
-const REASON_STRING: (u8, Shape) = (0x1F, Shape::Text);
-const AUTHENTICATION_METHOD: u8 = 0x15;
-const AUTHENTICATION_DATA: u8 = 0x16;
-const SUBSCRIPTION_ID: u8 = 0x0B;
-
-const CONNECT_PROPERTIES: [(u8, Shape); 9] = [
-    (0x11, Shape::U32),
-    (0x21, Shape::U16NotZero),
-    (0x27, Shape::U32NotZero),
-    (0x22, Shape::U16),
-    (0x19, Shape::Flag),
-    (0x17, Shape::Flag),
-    USER_PROPERTY,
-    (AUTHENTICATION_METHOD, Shape::Text),
-    (AUTHENTICATION_DATA, Shape::Binary),
-];
-const WILL_PROPERTIES: [(u8, Shape); 7] = [
-    (0x18, Shape::U32),
-    (0x01, Shape::Flag),
-    (0x02, Shape::U32),
-    (0x03, Shape::Text),
-    (0x08, Shape::Text),
-    (0x09, Shape::Binary),
-    USER_PROPERTY,
-];
-/// The session refuses a Topic Alias over its maximum, and Subscription Identifiers from a terminal.
-const PUBLISH_PROPERTIES: [(u8, Shape); 8] = [
-    (0x01, Shape::Flag),
-    (0x02, Shape::U32),
-    (0x23, Shape::U16),
-    (0x08, Shape::Text),
-    (0x09, Shape::Binary),
-    USER_PROPERTY,
-    (SUBSCRIPTION_ID, Shape::VarIntNotZero),
-    (0x03, Shape::Text),
-];
-const ACK_PROPERTIES: [(u8, Shape); 2] = [REASON_STRING, USER_PROPERTY];
-const SUBSCRIBE_PROPERTIES: [(u8, Shape); 2] = [(SUBSCRIPTION_ID, Shape::VarIntNotZero), USER_PROPERTY];
-const UNSUBSCRIBE_PROPERTIES: [(u8, Shape); 1] = [USER_PROPERTY];
-/// Server Reference is for servers only ([MQTT-3.14.2-2] forbids Session Expiry to them in turn).
-const DISCONNECT_PROPERTIES: [(u8, Shape); 3] = [(0x11, Shape::U32), REASON_STRING, USER_PROPERTY];
-const AUTH_PROPERTIES: [(u8, Shape); 4] = [
-    (AUTHENTICATION_METHOD, Shape::Text),
-    (AUTHENTICATION_DATA, Shape::Binary),
-    REASON_STRING,
-    USER_PROPERTY,
-];
-
-// ---------------------------------------------------------------- reading
-
-/// Reads within one packet: running out of it is malformed.
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    v5: bool,
-}
-
-impl<'a> Cursor<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8]> {
-        let Some((taken, rest)) = self.bytes.split_at_checked(len) else {
-            return Err(Malformed::packet("packet ends too early"));
-        };
-        self.bytes = rest;
-        Ok(taken)
-    }
-
-    fn u8(&mut self) -> Result<u8> {
-        self.take(1).map(|bytes| bytes[0])
-    }
-
-    fn u16(&mut self) -> Result<u16> {
-        self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        self.take(4).map(|bytes| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-    }
-
-    fn varint(&mut self) -> Result<usize> {
-        match varint(self.bytes)? {
-            Some((value, len, true)) => self.take(len).map(|_| value),
-            Some((_, _, false)) => Err(Malformed::packet("variable byte integer longer than needed")),
-            None => Err(Malformed::packet("packet ends too early")),
-        }
-    }
-
-    fn binary(&mut self) -> Result<&'a [u8]> {
-        let len = self.u16()?;
-        self.take(usize::from(len))
-    }
-
-    fn string(&mut self) -> Result<&'a str> {
-        let Ok(text) = std::str::from_utf8(self.binary()?) else {
-            // [MQTT-1.5.4-1].
-            return Err(Malformed::packet("a string is not UTF-8"));
-        };
-        if text.as_bytes().contains(&0) {
-            // [MQTT-1.5.4-2].
-            return Err(Malformed::packet("a string has the character U+0000"));
-        }
-        Ok(text)
-    }
-
-    fn packet_id(&mut self) -> Result<u16> {
-        match self.u16()? {
-            // [MQTT-2.2.1-3].
-            0 => Err(Malformed::protocol("packet identifier 0")),
-            id => Ok(id),
-        }
-    }
-
-    fn end(&self) -> Result<()> {
-        if self.bytes.is_empty() { Ok(()) } else { Err(Malformed::packet("packet goes on after its end")) }
-    }
-
-    fn properties(&mut self, allowed: &Allowed) -> Result<()> {
-        let len = self.varint()?;
-        let mut cursor = Cursor { bytes: self.take(len)?, v5: true };
-        // One bit per identifier; all are below 64.
-        let mut seen = 0_u64;
-        while !cursor.bytes.is_empty() {
-            let id = cursor.u8()?;
-            let Some((_, shape)) = allowed.iter().find(|(allowed, _)| *allowed == id) else {
-                return Err(Malformed::packet("a property that does not belong here"));
-            };
-            let repeats = matches!(shape, Shape::Pair)
-                || (id == SUBSCRIPTION_ID && allowed.len() == PUBLISH_PROPERTIES.len());
-            if seen & (1 << id) != 0 && !repeats {
-                return Err(Malformed::protocol("a property comes twice"));
-            }
-            seen |= 1 << id;
-            cursor.value(*shape)?;
-        }
-        if seen & (1 << AUTHENTICATION_DATA) != 0 && seen & (1 << AUTHENTICATION_METHOD) == 0 {
-            return Err(Malformed::protocol("Authentication Data without a method"));
-        }
-        Ok(())
-    }
-
-    fn value(&mut self, shape: Shape) -> Result<()> {
-        let allowed = match shape {
-            Shape::Flag => self.u8()? <= 1,
-            Shape::U16 => self.u16().map(|_| true)?,
-            Shape::U16NotZero => self.u16()? > 0,
-            Shape::U32 => self.u32().map(|_| true)?,
-            Shape::U32NotZero => self.u32()? > 0,
-            Shape::VarIntNotZero => self.varint()? > 0,
-            Shape::Text => self.string().map(|_| true)?,
-            Shape::Binary => self.binary().map(|_| true)?,
-            Shape::Pair => {
-                self.string()?;
-                self.string().map(|_| true)?
-            }
-        };
-        if allowed { Ok(()) } else { Err(Malformed::protocol("value of a property")) }
-    }
-}
-
-/// Value, length, and whether it is as short as possible ([MQTT-1.5.5-1]); `None`: more bytes are needed.
-fn varint(bytes: &[u8]) -> Result<Option<(usize, usize, bool)>> {
-    let mut value = 0;
-    for (at, byte) in bytes.iter().take(4).enumerate() {
-        value |= usize::from(byte & 0x7F) << (7 * at);
-        if byte & 0x80 == 0 {
-            return Ok(Some((value, at + 1, at == 0 || *byte != 0)));
-        }
-    }
-    if bytes.len() >= 4 { Err(Malformed::packet("variable byte integer over four bytes")) } else { Ok(None) }
-}

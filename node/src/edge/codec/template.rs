@@ -1,12 +1,15 @@
 //! PUBLISH to terminals: encoded once for many, patched for each.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::{BufMut, BytesMut};
 use cluster_proto::{Message, Qos};
 use fabric_core::mqtt::{
-    Delivery, MessageHandle, ProtocolVersion,
-    size::{properties_len, publish_len},
+    Alias, Delivery, MessageHandle, ProtocolVersion,
+    size::{ALIAS_LEN, properties_len, publish_len, varint_len},
 };
 
 use super::decode::put_varint;
@@ -23,8 +26,8 @@ struct Inner {
     templates: [OnceLock<PublishTemplate>; TEMPLATES],
 }
 
-/// 3.1.1 and MQTT 5 with and without expiry, each with QoS 0 and 1.
-const TEMPLATES: usize = 6;
+/// 3.1.1 and MQTT 5 with and without expiry, each with every QoS.
+const TEMPLATES: usize = 9;
 
 impl Outgoing {
     /// Nothing is encoded yet.
@@ -49,92 +52,148 @@ impl MessageHandle for Outgoing {
 
 /// Appends the PUBLISH of a delivery.
 pub fn write_delivery(delivery: &Delivery<Outgoing>, version: ProtocolVersion, buffer: &mut BytesMut) {
-    let Delivery { message: Outgoing(inner), qos, packet_id, dup, expiry_s, subscription_ids, .. } = delivery;
-    let (message, has_expiry) = (&inner.message, expiry_s.is_some());
-    let payload = &message.payload;
-    if subscription_ids.is_empty() {
-        let template = inner.templates[template_index(version, *qos, has_expiry)]
-            .get_or_init(|| PublishTemplate::new(message, version, *qos, has_expiry, &[]));
-        template.write(buffer, payload, *packet_id, *dup, *expiry_s);
-    } else {
-        let template = PublishTemplate::new(message, version, *qos, has_expiry, subscription_ids);
-        template.write(buffer, payload, *packet_id, *dup, *expiry_s);
-    }
+    let Outgoing(inner) = &delivery.message;
+    let (message, qos, has_expiry) = (&inner.message, delivery.qos, delivery.expiry_s.is_some());
+    let template = inner.templates[template_index(version, qos, has_expiry)]
+        .get_or_init(|| PublishTemplate::new(message, version, qos, has_expiry));
+    let own = Own {
+        packet_id: delivery.packet_id,
+        dup: delivery.dup,
+        retain: delivery.retain,
+        expiry_s: delivery.expiry_s,
+        subscription_ids: &delivery.subscription_ids,
+        alias: delivery.alias,
+    };
+    template.write(buffer, &message.payload, own);
 }
 
 fn template_index(version: ProtocolVersion, qos: Qos, has_expiry: bool) -> usize {
     let kind = match (version.is_v5(), has_expiry) {
         (false, _) => 0,
-        (true, false) => 2,
-        (true, true) => 4,
+        (true, false) => 3,
+        (true, true) => 6,
     };
-    kind + usize::from(qos != Qos::AtMostOnce)
+    kind + qos as usize
 }
 
-/// Everything of a PUBLISH before its payload, for one version, QoS and set of properties. Packet id, DUP and Message
-/// Expiry Interval are patched in when it is written.
+/// Everything of a PUBLISH before its payload, for one version, QoS and set of properties. What is a terminal's own is
+/// patched in when it is written.
 #[derive(Clone, Debug)]
 pub struct PublishTemplate {
     head: Box<[u8]>,
+    topic: Range<usize>,
     /// Where the packet id is; 0: there is none.
     packet_id_at: usize,
     /// Where the Message Expiry Interval is; 0: there is none.
     expiry_at: usize,
+    /// Properties, the Message Expiry Interval included; empty before MQTT 5.
+    properties: Range<usize>,
+}
+
+/// What differs between the terminals a PUBLISH goes to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Own<'a> {
+    /// 0 with QoS 0.
+    pub packet_id: u16,
+    /// Sent before.
+    pub dup: bool,
+    /// The RETAIN flag.
+    pub retain: bool,
+    /// Message Expiry Interval; given exactly if the template has one.
+    pub expiry_s: Option<u32>,
+    /// Empty before MQTT 5.
+    pub subscription_ids: &'a [u32],
+    /// `None` before MQTT 5.
+    pub alias: Option<Alias>,
 }
 
 impl PublishTemplate {
     /// Encodes `message`; its length is the one of [`publish_len`].
-    pub fn new(
-        message: &Message,
-        version: ProtocolVersion,
-        qos: Qos,
-        has_expiry: bool,
-        subscription_ids: &[u32],
-    ) -> Self {
-        let packet_len = publish_len(message, version, qos, has_expiry, subscription_ids);
+    pub fn new(message: &Message, version: ProtocolVersion, qos: Qos, has_expiry: bool) -> Self {
+        let packet_len = publish_len(message, version, qos, has_expiry, &[], None);
         let mut head = BytesMut::with_capacity(packet_len - message.payload.len());
         head.put_u8(0x30 | (qos as u8) << 1);
         put_varint(&mut head, remaining_len(packet_len));
         put_text(&mut head, &message.topic);
+        let topic = head.len() - message.topic.len()..head.len();
         let mut packet_id_at = 0;
         if qos != Qos::AtMostOnce {
             packet_id_at = head.len();
             head.put_u16(0);
         }
-        let mut expiry_at = 0;
+        let (mut expiry_at, mut from) = (0, head.len());
         if version.is_v5() {
-            put_varint(&mut head, properties_len(message, has_expiry, subscription_ids));
+            put_varint(&mut head, properties_len(message, has_expiry, &[]));
+            from = head.len();
             if has_expiry {
                 head.put_u8(0x02);
                 expiry_at = head.len();
                 head.put_u32(0);
             }
-            put_properties(&mut head, message, subscription_ids);
+            put_properties(&mut head, message);
         }
         debug_assert_eq!(head.len() + message.payload.len(), packet_len);
-        Self { head: Vec::from(head).into_boxed_slice(), packet_id_at, expiry_at }
+        let properties = from..head.len();
+        Self { head: Vec::from(head).into_boxed_slice(), topic, packet_id_at, expiry_at, properties }
     }
 
     /// Appends the packet. `payload` is the one of the message the template was made of.
-    pub fn write(
-        &self,
-        buffer: &mut BytesMut,
-        payload: &[u8],
-        packet_id: u16,
-        dup: bool,
-        expiry_s: Option<u32>,
-    ) {
-        buffer.reserve(self.head.len() + payload.len());
+    pub fn write(&self, buffer: &mut BytesMut, payload: &[u8], own: Own<'_>) {
         let start = buffer.len();
-        buffer.put_slice(&self.head);
+        if own.subscription_ids.is_empty() && own.alias.is_none() {
+            buffer.reserve(self.head.len() + payload.len());
+            buffer.put_slice(&self.head);
+            self.patch(&mut buffer[start..], own);
+        } else {
+            self.write_longer(buffer, payload.len(), own);
+        }
         buffer.put_slice(payload);
-        let packet = &mut buffer[start..];
-        packet[0] |= u8::from(dup) << 3;
+        buffer[start] |= u8::from(own.dup) << 3 | u8::from(own.retain);
+    }
+
+    /// The head with properties of the terminal's own, and without the topic where its alias is known.
+    fn write_longer(&self, buffer: &mut BytesMut, payload_len: usize, own: Own<'_>) {
+        let topic = match own.alias {
+            Some(Alias { known: true, .. }) => &[],
+            _ => &self.head[self.topic.clone()],
+        };
+        let properties = &self.head[self.properties.clone()];
+        let id_len = |id: &u32| 1 + varint_len(*id as usize);
+        let own_len = if own.alias.is_some() { ALIAS_LEN } else { 0 }
+            + own.subscription_ids.iter().map(id_len).sum::<usize>();
+        let properties_len = properties.len() + own_len;
+        let packet_id_len = if self.packet_id_at > 0 { 2 } else { 0 };
+        let head_len = 2 + topic.len() + packet_id_len + varint_len(properties_len) + properties_len;
+        buffer.reserve(5 + head_len + payload_len);
+        buffer.put_u8(self.head[0]);
+        put_varint(buffer, head_len + payload_len);
+        put_binary(buffer, topic);
         if self.packet_id_at > 0 {
-            packet[self.packet_id_at..][..2].copy_from_slice(&packet_id.to_be_bytes());
+            buffer.put_u16(own.packet_id);
+        }
+        put_varint(buffer, properties_len);
+        let from = buffer.len();
+        buffer.put_slice(properties);
+        if self.expiry_at > 0 {
+            let at = self.expiry_at - self.properties.start;
+            buffer[from + at..][..4].copy_from_slice(&own.expiry_s.unwrap_or(0).to_be_bytes());
+        }
+        if let Some(alias) = own.alias {
+            buffer.put_u8(0x23);
+            buffer.put_u16(alias.number);
+        }
+        for id in own.subscription_ids {
+            buffer.put_u8(0x0B);
+            put_varint(buffer, *id as usize);
+        }
+    }
+
+    fn patch(&self, head: &mut [u8], own: Own<'_>) {
+        if self.packet_id_at > 0 {
+            head[self.packet_id_at..][..2].copy_from_slice(&own.packet_id.to_be_bytes());
         }
         if self.expiry_at > 0 {
-            packet[self.expiry_at..][..4].copy_from_slice(&expiry_s.unwrap_or(0).to_be_bytes());
+            head[self.expiry_at..][..4].copy_from_slice(&own.expiry_s.unwrap_or(0).to_be_bytes());
         }
     }
 }
@@ -147,7 +206,7 @@ fn remaining_len(packet_len: usize) -> usize {
     packet_len - 1 - varint_len
 }
 
-fn put_properties(head: &mut BytesMut, message: &Message, subscription_ids: &[u32]) {
+fn put_properties(head: &mut BytesMut, message: &Message) {
     let p = &message.properties;
     if let Some(is_utf8) = p.payload_is_utf8 {
         head.put_slice(&[0x01, u8::from(is_utf8)]);
@@ -168,10 +227,6 @@ fn put_properties(head: &mut BytesMut, message: &Message, subscription_ids: &[u3
         head.put_u8(0x26);
         put_text(head, key);
         put_text(head, value);
-    }
-    for id in subscription_ids {
-        head.put_u8(0x0B);
-        put_varint(head, *id as usize);
     }
 }
 

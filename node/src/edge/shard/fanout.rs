@@ -82,7 +82,7 @@ impl Shard {
         for no in targets.iter() {
             match self.by_no.get(&no).copied() {
                 Some(slot) => {
-                    self.with_session(slot, |session, at, out| session.withdraw(at, push, out));
+                    self.with_session(slot, |session, at, out| session.withdraw(at, push, None, out));
                 }
                 // It left while the question was on its way, and holds nothing any more.
                 None => self.tell_hub(ToHub::Receipt(push, cluster_proto::Outcome::NotWritten, no)),

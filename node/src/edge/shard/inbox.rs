@@ -62,6 +62,7 @@ impl Shard {
             }
             self.counters.connects.increment(1);
         }
+        let result = result.map(|bound| (bound, Vec::new()));
         self.with_session(conn.slot, |session, at, out| session.handle_bound(at, result, out));
         self.read_on(conn.slot);
     }
@@ -79,7 +80,7 @@ impl Shard {
             connection.no = Some(no);
             self.by_no.insert(no, conn.slot);
         }
-        let result = result.map(|(no, session)| Changed { no, session });
+        let result = result.map(|(no, session)| Changed { no, session, index: u64::MAX });
         self.with_session(conn.slot, |session, at, out| session.handle_changed(at, request, result, out));
         self.read_on(conn.slot);
     }
@@ -101,7 +102,7 @@ impl Shard {
             let Some(no) = connection.no.filter(|_| connection.session.is_live()) else { continue };
             let conn = ConnId { shard: self.index, slot: slot as u32, connection: connection.id };
             report.terminals.push((conn, connection.session.after()));
-            for push in connection.session.in_flight() {
+            for (push, _) in connection.session.in_flight() {
                 report.in_flight.entry(push).or_default().insert(no);
             }
         }
