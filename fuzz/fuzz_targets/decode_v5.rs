@@ -1,0 +1,8 @@
+#![no_main]
+//! Arbitrary bytes as MQTT 5.0 from a terminal.
+
+use carillon_fuzz::decode;
+use fabric_core::mqtt::ProtocolVersion;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| decode::check(data, &[ProtocolVersion::V5]));
