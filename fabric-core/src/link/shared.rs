@@ -66,6 +66,7 @@ struct Group {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     member: TerminalNo,
+    granted: Qos,
     /// Its QoS 2 exchange is committed.
     begun: bool,
     /// Another member may have got it before.
@@ -229,11 +230,23 @@ impl SharedGroups {
         }
     }
 
+    /// What a member holds with QoS 2 granted and not begun, as (push, group). With a session that keeps nothing, what
+    /// is written of it has begun all the same.
+    pub fn held_with_qos_2(&self, member: TerminalNo) -> Vec<(PushId, TerminalNo)> {
+        let Some(m) = self.members.get(&member) else { return Vec::new() };
+        let is_meant = |(push, group): &&(PushId, TerminalNo)| {
+            let held = self.groups.get(group).and_then(|g| g.held.get(push));
+            held.is_some_and(|held| held.granted == Qos::ExactlyOnce && !held.begun)
+        };
+        m.held.iter().filter(is_meant).copied().collect()
+    }
+
     /// Its session has ended: answers what it had begun, as (push, group), which nobody else may get
     /// ([MQTT-4.8.2-5]).
     pub fn session_ended(&mut self, member: TerminalNo) -> Vec<(PushId, TerminalNo)> {
         self.gone(member);
-        let held: Vec<_> = self.members.get(&member).map(|m| m.held.iter().copied().collect()).unwrap_or_default();
+        let held: Vec<_> =
+            self.members.get(&member).map(|m| m.held.iter().copied().collect()).unwrap_or_default();
         for (push, group) in &held {
             self.unhold(*group, *push);
             self.forget_if_idle(*group);
@@ -307,7 +320,7 @@ impl SharedGroups {
         let granted = *g.members.get(&member)?;
         let dup = g.returned.remove(&push).unwrap_or(false);
         g.last = member;
-        self.hold(group, push, Held { member, begun: false, dup });
+        self.hold(group, push, Held { member, granted, begun: false, dup });
         Some(Given { member, granted, dup })
     }
 
@@ -367,7 +380,8 @@ impl SharedGroups {
             return held.member == member;
         }
         g.returned.remove(&push);
-        self.hold(group, push, Held { member, begun, dup: true });
+        let granted = g.members.get(&member).copied().unwrap_or_default();
+        self.hold(group, push, Held { member, granted, begun, dup: true });
         true
     }
 
@@ -633,7 +647,9 @@ mod tests {
         let mut shared = group_of(&[A, B]);
         arrive(&mut shared, 1);
         shared.begun(GROUP, PushId(1), B);
+        assert_eq!(shared.held_with_qos_2(A), [(PushId(1), GROUP)]);
         shared.begun(GROUP, PushId(1), A);
+        assert_eq!(shared.held_with_qos_2(A), []);
         shared.gone(A);
         assert_eq!(give_again(&mut shared), []);
         assert_eq!(shared.absent(), [(A, vec![(PushId(1), GROUP)])]);

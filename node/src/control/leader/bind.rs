@@ -307,7 +307,7 @@ impl Leader {
             self.presence.unbind(&who, epoch);
             if let Who::Numbered(no) = who {
                 self.set_bound(binding.edge, no, false);
-                self.member_disconnected(now, no);
+                self.member_disconnected(now, no, edge, session_expiry_s > 0);
                 self.going_on.remove(&no);
             }
         }

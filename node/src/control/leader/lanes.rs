@@ -248,9 +248,7 @@ fn holder(
 
 fn refuse_reason(refusal: &raft_store::Refusal) -> RefuseReason {
     match refusal {
-        raft_store::Refusal::TooManySubscriptions | raft_store::Refusal::RetainedQuota => {
-            RefuseReason::Quota
-        }
+        raft_store::Refusal::TooManySubscriptions | raft_store::Refusal::RetainedQuota => RefuseReason::Quota,
         raft_store::Refusal::Stale => RefuseReason::Stale,
         _ => RefuseReason::NotAuthorized,
     }

@@ -45,6 +45,7 @@ use tokio::sync::oneshot;
 use bind::BindQueue;
 use lanes::Change;
 use resume::Resume;
+use shared::Leaving;
 
 /// One QUIC connection of an edge, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -239,8 +240,8 @@ pub(crate) struct Leader {
     handed: Handed,
     filters: EdgeFilters,
     shared: SharedGroups,
-    /// Members of shared subscription groups whose connection ended; what they hold goes back at this monotonic time.
-    leaving: BTreeMap<TerminalNo, u64>,
+    /// Members of shared subscription groups whose connection ended, and who hold something.
+    leaving: BTreeMap<TerminalNo, Leaving>,
     /// Deliveries that sessions go on with from an earlier connection: pulls leave them out.
     going_on: BTreeMap<TerminalNo, BTreeSet<PushId>>,
     /// Of the whole cluster, as of the last tick.

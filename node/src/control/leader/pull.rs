@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use cluster_proto::{
     Epoch, PushId, TerminalNo, TerminalSet,
     limits::OWED_PER_PULL_MAX,
-    link::{Deliver, Outbound, OutboundStage, Owed, OwedPush, RefuseReason, RetainedAsk, RetainedMessage, SessionReplyBody},
+    link::{
+        Deliver, Outbound, OutboundStage, Owed, OwedPush, RefuseReason, RetainedAsk, RetainedMessage,
+        SessionReplyBody,
+    },
 };
 
 use super::{Action, Leader, LinkId, Now};

@@ -21,6 +21,15 @@ const READS_PER_EVENT_MAX: usize = 64;
 /// An ended connection keeps what it holds for so long: its last receipts travel on another stream than its end.
 const LEAVING_MS: u64 = 400;
 
+/// The connection of a member ended: what it holds stays with it until its last receipts have had time to come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    at_ms: u64,
+    edge: NodeId,
+    /// Its session outlives the connection.
+    lasts: bool,
+}
+
 impl Leader {
     // ------------------------------------------------------------ giving
 
@@ -168,10 +177,10 @@ impl Leader {
     }
 
     /// A connection ended. What it holds goes back when its receipts have had time to come.
-    pub(super) fn member_disconnected(&mut self, now: Now, no: TerminalNo) {
+    pub(super) fn member_disconnected(&mut self, now: Now, no: TerminalNo, edge: NodeId, lasts: bool) {
         if self.shared.is_member(no) {
             self.shared.disconnect(no);
-            self.leaving.insert(no, now.mono_ms + LEAVING_MS);
+            self.leaving.insert(no, Leaving { at_ms: now.mono_ms + LEAVING_MS, edge, lasts });
         }
     }
 
@@ -207,13 +216,33 @@ impl Leader {
     }
 
     pub(super) fn tick_groups(&mut self, now: Now) {
-        let over: Vec<_> =
-            self.leaving.iter().filter(|(_, at_ms)| **at_ms <= now.mono_ms).map(|(no, _)| *no).collect();
-        for no in over {
+        let over: Vec<_> = self
+            .leaving
+            .iter()
+            .filter(|(_, leaving)| leaving.at_ms <= now.mono_ms)
+            .map(|(no, leaving)| (*no, *leaving))
+            .collect();
+        for (no, leaving) in over {
             self.leaving.remove(&no);
-            self.shared.gone(no);
+            self.member_left(no, leaving);
         }
         self.shared.unpause();
+    }
+
+    /// What a member that left still holds, its edge had written: what it had not, it has said. With QoS 2 it goes to
+    /// nobody else ([MQTT-4.8.2-5]); a session that lasts has recorded what it had begun.
+    fn member_left(&mut self, no: TerminalNo, leaving: Leaving) {
+        let has_said = self.edges.get(&leaving.edge).is_some_and(|edge| edge.phase == Phase::Live);
+        if has_said && !leaving.lasts {
+            let is_qos_2 = |push| self.tables.push(push).is_some_and(|p| p.message.qos == Qos::ExactlyOnce);
+            let written: Vec<_> =
+                self.shared.held_with_qos_2(no).into_iter().filter(|(push, _)| is_qos_2(*push)).collect();
+            for (push, group) in &written {
+                self.shared.settled(*group, *push);
+            }
+            self.settle_for_groups(written, Outcome::Sent);
+        }
+        self.shared.gone(no);
     }
 
     /// Members that are not connected hold what they have begun for as long as their sessions live.
@@ -237,8 +266,11 @@ impl Leader {
     /// [MQTT-4.8.2-5]: what it had begun goes to nobody else.
     fn member_session_ended(&mut self, member: TerminalNo) {
         let begun = self.shared.session_ended(member);
-        let outcome = Outcome::Dropped(DropReason::SessionGone);
-        let items: Vec<_> = begun
+        self.settle_for_groups(begun, Outcome::Dropped(DropReason::SessionGone));
+    }
+
+    fn settle_for_groups(&mut self, held: Vec<(PushId, TerminalNo)>, outcome: Outcome) {
+        let items: Vec<_> = held
             .into_iter()
             .filter(|(push, group)| self.tables.is_pending(*push, *group))
             .map(|(push, group)| Receipt { push, outcome, terminals: TerminalSet::one(group) })
@@ -271,8 +303,9 @@ impl Leader {
     fn group_answered(&mut self, node: NodeId, group: TerminalNo, item: &Receipt) {
         let push = item.push;
         if item.outcome == Outcome::NotWritten {
-            // Of a member that held it before, it says nothing about the present one.
-            let holder = self.shared.holder(group, push).filter(|member| self.is_bound_at(*member, node));
+            // Of a member that held it before, it says nothing about the present one. One that left says it last.
+            let holder = self.shared.holder(group, push);
+            let holder = holder.filter(|no| self.is_bound_at(*no, node) || self.leaving.contains_key(no));
             return holder.into_iter().for_each(|member| self.shared.not_written(group, push, member));
         }
         let Some(member) = self.shared.settled(group, push) else { return };

@@ -19,8 +19,7 @@ use super::{
     error::StoreError,
     exchanges, keys,
     records::EntryPosition,
-    refusals,
-    subscriptions,
+    refusals, subscriptions,
     txn::Txn,
     value::{AppRow, SessionRow},
 };

@@ -34,10 +34,13 @@ fn heartbeats_are_answered_with_the_counters_of_all_edges() {
     let mut w = World::new();
     let (a, b) = (w.link_edge(1), w.link_edge(2));
     let client = w.connect(a, w.lasting("guest"));
-    w.publish(a, PublishBody::Retain {
-        message: Message { retain: true, ..published("news", Qos::AtMostOnce) },
-        ttl_ms: None,
-    })
+    w.publish(
+        a,
+        PublishBody::Retain {
+            message: Message { retain: true, ..published("news", Qos::AtMostOnce) },
+            ttl_ms: None,
+        },
+    )
     .expect("kept");
     let heartbeat = |nonce, connected| {
         let stats = Stats { connected, bytes_sent: 100, ..Stats::default() };

@@ -9,7 +9,13 @@ fn keep(topic: &str, ttl_ms: Option<u64>) -> PublishBody {
 }
 
 /// The topics of a page, and where it goes on.
-fn ask(w: &mut World, link: LinkId, filter: &str, upto: u64, after: Option<&str>) -> (Vec<String>, Option<String>) {
+fn ask(
+    w: &mut World,
+    link: LinkId,
+    filter: &str,
+    upto: u64,
+    after: Option<&str>,
+) -> (Vec<String>, Option<String>) {
     let after = after.map(str::to_owned);
     let ask = RetainedAsk { app: APP, filter: filter.to_owned(), upto, after };
     w.request(link, SessionRequestBody::Retained(ask));

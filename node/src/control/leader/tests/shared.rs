@@ -301,10 +301,7 @@ fn a_transient_message_goes_to_one_live_member_of_each_group_also_at_its_origin(
     w.event(Event::Transient(a, transient.clone()));
     let sent = w.take(a);
     let members = Some(vec![clients[0].no()]);
-    assert!(
-        matches!(&sent[..], [Sent::Transient(relayed)] if relayed.members == members),
-        "{sent:?}"
-    );
+    assert!(matches!(&sent[..], [Sent::Transient(relayed)] if relayed.members == members), "{sent:?}");
     w.event(Event::Transient(a, Transient { topic: "other".to_owned(), ..transient }));
     assert!(w.take(a).is_empty());
 }
@@ -320,4 +317,17 @@ fn a_session_moved_to_another_edge_gives_what_it_did_not_acknowledge_to_others()
     let given = shared_deliveries(&sent);
     assert_eq!(given.len(), 1);
     assert_eq!((given[0].to.push, given[0].to.member, given[0].dup), (push, second.no(), true));
+}
+
+#[test]
+fn what_a_member_without_a_lasting_session_had_written_with_qos_2_goes_to_nobody_else() {
+    let (mut w, group, first, second) = two(false, Qos::ExactlyOnce);
+    let pushes: Vec<_> = (0..4).map(|_| w.push_news(Qos::ExactlyOnce)).collect();
+    w.take(second.link);
+    w.unbind(&first, 0);
+    w.answer(first.link, pushes[2], group, Outcome::NotWritten);
+    assert_eq!(given(&mut w, &second), [(pushes[2], false)], "its edge says that it was not written");
+    w.pass(400);
+    assert_eq!(given(&mut w, &second), []);
+    assert!(w.state_has(pushes[0], State::Sent, group));
 }

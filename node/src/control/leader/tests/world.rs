@@ -232,7 +232,11 @@ impl World {
         reply.expect("a reply")
     }
 
-    pub(super) fn publish(&mut self, link: LinkId, body: PublishBody) -> Result<PublishOutcome, RefuseReason> {
+    pub(super) fn publish(
+        &mut self,
+        link: LinkId,
+        body: PublishBody,
+    ) -> Result<PublishOutcome, RefuseReason> {
         let seq = self.next_seq(link, Lane::Publish);
         self.publish_as(link, seq, body)
     }
@@ -251,14 +255,7 @@ impl World {
         answer.expect("an answer")
     }
 
-    pub(super) fn receipt(
-        &mut self,
-        link: LinkId,
-        seq: u64,
-        push: PushId,
-        no: TerminalNo,
-        outcome: Outcome,
-    ) {
+    pub(super) fn receipt(&mut self, link: LinkId, seq: u64, push: PushId, no: TerminalNo, outcome: Outcome) {
         let items = vec![Receipt { push, outcome, terminals: TerminalSet::one(no) }];
         self.event(Event::Receipts(link, Receipts { seq, items, steps: Vec::new() }));
     }
@@ -399,7 +396,12 @@ impl World {
     }
 
     /// The edge's answer to Unbind.
-    pub(super) fn unbound(&mut self, client: &Client, receipts_seq: u64, unacknowledged: Vec<Unacknowledged>) {
+    pub(super) fn unbound(
+        &mut self,
+        client: &Client,
+        receipts_seq: u64,
+        unacknowledged: Vec<Unacknowledged>,
+    ) {
         let epoch = client.bound.epoch;
         let frame = EdgeControl::Unbound { epoch, receipts_seq, unacknowledged };
         self.event(Event::Control(client.link, frame));
