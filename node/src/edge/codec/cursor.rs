@@ -2,7 +2,7 @@
 
 use fabric_core::mqtt::{Malformed, Reason};
 
-use super::properties::{Allowed, AUTHENTICATION_DATA, AUTHENTICATION_METHOD, Shape, Value, may_repeat};
+use super::properties::{AUTHENTICATION_DATA, AUTHENTICATION_METHOD, Allowed, Shape, Value, may_repeat};
 
 pub(super) type Result<T> = std::result::Result<T, Malformed>;
 

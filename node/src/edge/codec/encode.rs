@@ -11,7 +11,12 @@ use fabric_core::mqtt::{
     size::varint_len,
 };
 
-use super::{decode::put_varint, guard::kind, properties, template::{Own, PublishTemplate}};
+use super::{
+    decode::put_varint,
+    guard::kind,
+    properties,
+    template::{Own, PublishTemplate},
+};
 
 /// Appends a packet that an edge sends. What an edge never sends (CONNECT, SUBSCRIBE …) and what the version lacks
 /// (DISCONNECT and AUTH to 3.1.1) is left out.

@@ -121,9 +121,7 @@ pub(super) fn check(header: Header, body: &[u8], version: Option<ProtocolVersion
     }
     match header.kind {
         kind::PUBLISH => check_publish(header.flags, cursor),
-        kind::PUBACK | kind::PUBREC | kind::PUBREL | kind::PUBCOMP => {
-            check_ack(header.kind, cursor)
-        }
+        kind::PUBACK | kind::PUBREC | kind::PUBREL | kind::PUBCOMP => check_ack(header.kind, cursor),
         kind::SUBSCRIBE => check_subscribe(cursor),
         kind::UNSUBSCRIBE => check_unsubscribe(cursor),
         kind::DISCONNECT => check_disconnect(cursor),

@@ -62,7 +62,8 @@ pub(super) const ACK: [(u8, Shape); 2] = [(REASON_STRING, Shape::Text), USER_PRO
 pub(super) const SUBSCRIBE: [(u8, Shape); 2] = [(SUBSCRIPTION_ID, Shape::VarIntNotZero), USER_PROPERTY];
 pub(super) const UNSUBSCRIBE: [(u8, Shape); 1] = [USER_PROPERTY];
 /// Server Reference is for servers only ([MQTT-3.14.2-2] forbids Session Expiry to them in turn).
-pub(super) const DISCONNECT: [(u8, Shape); 3] = [(SESSION_EXPIRY, Shape::U32), (REASON_STRING, Shape::Text), USER_PROPERTY];
+pub(super) const DISCONNECT: [(u8, Shape); 3] =
+    [(SESSION_EXPIRY, Shape::U32), (REASON_STRING, Shape::Text), USER_PROPERTY];
 pub(super) const AUTH: [(u8, Shape); 4] = [
     (AUTHENTICATION_METHOD, Shape::Text),
     (AUTHENTICATION_DATA, Shape::Binary),
