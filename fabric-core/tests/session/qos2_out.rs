@@ -169,3 +169,17 @@ fn what_expires_or_is_too_large_is_not_begun_or_given_up() {
     let out = terminal.recorded(request);
     assert_eq!(out, [Action::Step { request: None, packet_id: 1, step: Step::Complete }], "no receipt (I3)");
 }
+
+#[test]
+fn what_turns_out_too_large_makes_room_for_the_next() {
+    let mut connect = connect_with(|properties| properties.packet_len_max = Some(24));
+    connect.properties.receive_maximum = Some(1);
+    let options = SubscriptionOptions { identifier: Some(268_435_455), ..SubscriptionOptions::default() };
+    let subscriptions = vec![Subscription { options, ..replicated("news/today", QOS2) }];
+    let mut terminal = Terminal::live_with(connect, Bound { subscriptions, ..bound() });
+    let first = step(&terminal.queue(queued(1, message(QOS2))));
+    assert_eq!(terminal.queue(identity(2, QOS2)), []);
+    let out = terminal.recorded(first);
+    assert_eq!(receipts(&out), [(1, Outcome::Dropped(DropReason::TooLarge), None)]);
+    assert_eq!((steps(&out)[0].1, steps(&out)[1].1), (Step::Complete, begin(2)));
+}
