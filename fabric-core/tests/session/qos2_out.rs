@@ -55,7 +55,7 @@ fn in_a_session_that_ends_with_its_connection_memory_is_enough() {
     assert_eq!(terminal.pubcomp(1), []);
 }
 
-/// [MQTT-4.6.0-5]: as many as the window takes are begun ahead, and written in their order all the same.
+/// [MQTT-4.6.0-6]: as many as the window takes are begun ahead, and written in their order all the same.
 #[test]
 fn commits_overlap_and_the_order_stays() {
     let mut terminal = Terminal::live(V311);
@@ -69,7 +69,7 @@ fn commits_overlap_and_the_order_stays() {
     assert_eq!(order, [QOS2, QOS1, QOS2, QOS0]);
 }
 
-/// [MQTT-3.3.4-7], section 4.9: QoS 2 counts until PUBCOMP, and what is begun ahead counts too.
+/// [MQTT-3.3.4-9], section 4.9: QoS 2 counts until PUBCOMP, and what is begun ahead counts too.
 #[test]
 fn no_more_are_begun_than_the_terminal_takes() {
     let connect = connect_with(|properties| properties.receive_maximum = Some(2));
