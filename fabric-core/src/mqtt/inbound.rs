@@ -63,7 +63,7 @@ impl Inbound {
         }
     }
 
-    /// Exchanges that are not over: what Receive Maximum counts ([MQTT-3.3.4-9]).
+    /// Exchanges that are not over: what Receive Maximum counts ([MQTT-3.3.4-7]).
     pub(super) fn open(&self) -> usize {
         self.entries.len() + self.exchanges.as_ref().map_or(0, |exchanges| exchanges.taken.len())
     }
