@@ -326,16 +326,15 @@ fn check_identity(config: &Config, certificates: &Certificates, roles: Roles) ->
 
 fn group_options(config: &Config) -> Options {
     Options {
-        node: config.node_id(),
-        addresses: config.advertised(),
-        data_dir: config.node.data_dir.clone(),
         heartbeat: config.raft.heartbeat,
         election_timeout: (config.raft.election_timeout_min, config.raft.election_timeout_max),
         log_keep: config.raft.log_keep,
         snapshot_every: config.raft.snapshot_every,
         owed_per_terminal_max: config.push.owed_per_terminal_max,
+        will_ttl_default: config.push.ttl_default,
         cache_bytes: config.storage.cache.0 as usize,
         disk_reserve_bytes: config.storage.disk_reserve.0,
+        ..Options::new(config.node_id(), config.advertised(), config.node.data_dir.clone())
     }
 }
 
