@@ -62,10 +62,6 @@ const TICK_MS: u64 = 1_000;
 /// QoS 0 messages gathered for the hub while it is busy; then they are dropped and counted.
 const GATHERED_TRANSIENT_MAX: usize = 16 * 1024;
 
-/// Numbers connections, over all shards in the order they were accepted: the log takes what a connection with a lower
-/// number says of a terminal for late, so a client that comes back on another shard must get a higher one.
-static NEXT_CONNECTION: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-
 type Actions = Vec<Action<Outgoing>>;
 
 /// See the module.
@@ -73,6 +69,7 @@ pub(crate) struct Shard {
     index: u16,
     shared: Arc<EdgeShared>,
     connections: Slab<Connection>,
+    next_connection: u64,
     by_no: HashMap<TerminalNo, u32>,
     subscriptions: Index,
     authenticator: Authenticator,
@@ -121,6 +118,7 @@ impl Shard {
             index,
             shared,
             connections: Slab::new(),
+            next_connection: 0,
             by_no: HashMap::new(),
             subscriptions: Index::default(),
             authenticator: Authenticator::new(),
@@ -147,7 +145,9 @@ impl Shard {
             return None;
         }
         self.begin();
-        let id = NEXT_CONNECTION.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.next_connection += 1;
+        // Unique over all shards: each counts in its own residue class.
+        let id = self.next_connection * (u64::from(u16::MAX) + 1) + u64::from(self.index);
         let session = Session::new(Arc::clone(&self.shared.session_config), self.now_ms, rand::random());
         let slot = self.connections.insert(Connection {
             id,
