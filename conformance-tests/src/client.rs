@@ -246,10 +246,15 @@ impl Client {
         self.publish_this(&build::Publish::new(topic, payload).qos(qos, id))
     }
 
-    /// Publishes with RETAIN.
+    /// Publishes with RETAIN; when this returns it is kept. (QoS 0 has no answer, so something that has is published
+    /// behind it.)
     pub fn retain(&mut self, topic: &str, payload: &str, qos: u8) -> u8 {
         let id = if qos > 0 { self.fresh() } else { 0 };
-        self.publish_this(&build::Publish::new(topic, payload).qos(qos, id).retain())
+        let reason = self.publish_this(&build::Publish::new(topic, payload).qos(qos, id).retain());
+        if qos == 0 {
+            self.publish(&unique("behind"), "", 1);
+        }
+        reason
     }
 
     /// Publishes this, to the end of the exchange; answers the first reason code.

@@ -108,8 +108,11 @@ impl Publish {
     }
 }
 
-/// The first packet in `buffer` and its length; `None` while it is incomplete.
-pub fn split(buffer: &[u8]) -> Result<Option<(u8, &[u8], usize)>, Wrong> {
+/// A packet that is not read yet: its first byte, what follows the Remaining Length, and its length in all.
+pub type Raw<'a> = (u8, &'a [u8], usize);
+
+/// The first packet in `buffer`; `None` while it is incomplete.
+pub fn split(buffer: &[u8]) -> Result<Option<Raw<'_>>, Wrong> {
     let Some(first) = buffer.first() else { return Ok(None) };
     let mut length = 0usize;
     for (place, byte) in buffer[1..].iter().take(4).enumerate() {

@@ -8,6 +8,9 @@ use conformance_tests::{
 
 use crate::prelude::*;
 
+/// A way to send the same bytes.
+type Way<'a> = dyn Fn(&mut WebSocket) -> std::io::Result<()> + 'a;
+
 fn ws() -> WebSocket {
     WebSocket::open(server().ws)
 }
@@ -78,7 +81,7 @@ fn packets_and_frames_need_not_be_aligned() {
         bytes.extend(build::subscribe(version, 1, &[(&topic, 0)], &[]));
         bytes.extend(Publish::new(&topic, "x").bytes(version));
         let (head, tail) = bytes.split_at(7);
-        let ways: [&dyn Fn(&mut WebSocket) -> std::io::Result<()>; 3] = [
+        let ways: [&Way; 3] = [
             // All in one frame.
             &|socket| socket.frame(BINARY, true, &bytes),
             // A byte a frame.
