@@ -380,3 +380,23 @@ fn advance(durable: &Mutex<EntryPosition>, to: EntryPosition) -> EntryPosition {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_another_version_are_refused_and_say_what_to_do() {
+        for (found, advice) in [(1, "start with an empty data directory"), (9, "reads up to 2")] {
+            let directory = tempfile::tempdir().expect("temp");
+            drop(open(directory.path(), TablesOptions::default()).expect("new"));
+            let db = Db::open_current(directory.path()).expect("open");
+            let mut batch = rocksdb::WriteBatch::default();
+            batch.put_cf(db.family(keys::Family::Meta).expect("family"), keys::format(), u32::encode(&found));
+            db.write(batch).and_then(|()| db.flush()).expect("write");
+            drop(db);
+            let error = open(directory.path(), TablesOptions::default()).expect_err("refused");
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+    }
+}

@@ -120,6 +120,10 @@ pub(crate) fn detach(txn: &mut Txn<'_>, no: TerminalNo, row: &mut SessionRow, ex
     txn.put(keys::session(no), row);
 }
 
+/// Sessions that end, and wills that are published, together with the life of their edge. The others are due at once,
+/// and follow a part at a time ([`crate::CommandBody::ExpireSessions`], [`crate::CommandBody::PublishWills`]).
+const RELEASED_AT_ONCE_MAX: usize = 1_000;
+
 /// A life of an edge is over, and every earlier one: its sessions without expiry end, the others are detached.
 pub(crate) fn release_edge(txn: &mut Txn<'_>, edge: NodeId, upto: Incarnation) -> Result<(), StoreError> {
     let (mut ending, mut wills) = (Vec::new(), Vec::new());
@@ -127,10 +131,13 @@ pub(crate) fn release_edge(txn: &mut Txn<'_>, edge: NodeId, upto: Incarnation) -
         let Some(no) = keys::no_of(&key) else { continue };
         match txn.read::<SessionRow>(&keys::session(no))? {
             Some(row) if row.incarnation > upto => {}
-            Some(row) if row.expiry_s == 0 => ending.push(no),
+            Some(row) if row.expiry_s == 0 && ending.len() < RELEASED_AT_ONCE_MAX => ending.push(no),
             Some(mut row) => {
                 let expiry_s = row.expiry_s;
-                wills.extend(wills::lost(txn, no, &mut row, expiry_s)?);
+                if expiry_s > 0 {
+                    let may_publish = wills.len() < RELEASED_AT_ONCE_MAX;
+                    wills.extend(wills::lost(txn, no, &mut row, expiry_s, may_publish)?);
+                }
                 detach(txn, no, &mut row, expiry_s);
             }
             None => txn.delete(key),

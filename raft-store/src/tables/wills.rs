@@ -14,7 +14,8 @@ use super::{
     accept,
     db::Read as _,
     error::StoreError,
-    keys, resolve, retained,
+    keys, resolve,
+    retained::{self, Live},
     txn::Txn,
     value::{AppRow, SessionRow, WillState},
 };
@@ -55,19 +56,20 @@ pub(crate) fn take(
 }
 
 /// The connection was lost and the session outlives it by `expiry_s`: answers the will if it is published now
-/// ([MQTT-3.1.2-8]), else it waits. The caller writes the session's row.
+/// ([MQTT-3.1.2-8]), else it waits, for its delay or for [`publish_due`]. The caller writes the session's row.
 pub(crate) fn lost(
     txn: &mut Txn<'_>,
     no: TerminalNo,
     session: &mut SessionRow,
     expiry_s: u32,
+    may_publish: bool,
 ) -> Result<Option<Will>, StoreError> {
     if session.will != WillState::Held {
         return Ok(None);
     }
     let Some(will) = txn.read::<Will>(&keys::will(no))? else { return Ok(None) };
     let delay_s = will.delay_s.min(expiry_s);
-    if delay_s == 0 {
+    if delay_s == 0 && may_publish {
         discard(txn, no, session);
         return Ok(Some(will));
     }
@@ -128,7 +130,7 @@ pub(crate) fn publish(txn: &mut Txn<'_>, wills: impl IntoIterator<Item = Will>) 
         // A topic has an audience whoever subscribes: only named terminals can be unknown.
         let Ok(audience) = resolve::audience(txn, &Audience::Topic, &message)? else { continue };
         if message.retain
-            && let Err(refusal) = retained::keep(txn, &message, ttl_ms)?
+            && let Err(refusal) = retained::keep(txn, &message, ttl_ms, Live::Audience)?
         {
             tracing::warn!(app = %message.app, topic = message.topic, %refusal, "a will is not retained");
         }

@@ -110,7 +110,7 @@ fn steps_out_of_order_change_nothing() {
     // Without a session there is nobody to go on.
     let stranger = connection(2, 1, 1);
     let body = steps_of(TerminalNo(99), &stranger, &[(1, begin(push, no))]);
-    store.from_edge(&stranger, Lane::Receipts, body);
+    store.lane(&stranger, Lane::Receipts, body);
     assert!(store.tables.outbound(TerminalNo(99)).is_empty());
 }
 

@@ -2,7 +2,7 @@
 
 use cluster_proto::{Incarnation, Message, NodeId, PushId, Qos, Will, link::WillFate};
 use raft_store::{
-    CommandBody, Effect,
+    Command, CommandBody, Effect,
     command::{Holder, NewTerminal, OpenSession},
     tables::TablesOptions,
 };
@@ -27,7 +27,7 @@ fn connect(store: &mut Store, holder: &Holder, expiry_s: u32, will: Will) -> Ope
 
 fn publish_due(store: &mut Store, after_ms: u64) -> Vec<String> {
     store.at_ms += after_ms;
-    assert_eq!(store.tables.wills_due(store.at_ms - 1), false, "not before its time");
+    assert!(!store.tables.wills_due(store.at_ms - 1), "not before its time");
     let is_due = store.tables.wills_due(store.at_ms);
     store.apply(CommandBody::PublishWills { limit: 9 });
     assert_eq!(is_due, !published(store).is_empty());
@@ -202,6 +202,35 @@ fn the_end_of_an_edge_publishes_the_wills_of_its_connections() {
     store.end_edge(1, 1);
     assert!(published(&store).is_empty());
     assert_eq!(publish_due(&mut store, 5_000), ["down/3"]);
+}
+
+#[test]
+fn the_end_of_an_edge_with_very_many_sessions_is_done_a_part_at_a_time() {
+    const MANY: u32 = 1_200;
+    let mut store = Store::new();
+    // Half of them end with their connection, half stay.
+    let opens = (0..2 * MANY).map(|n| {
+        let will = Some(will("down", 0));
+        let open = open(&connection(n, 1, n.into()), if n < MANY { 0 } else { 60 });
+        Command::own(CommandBody::OpenSession(OpenSession { will, ..open }))
+    });
+    store.entry(opens.collect());
+    store.end_edge(1, 1);
+    assert_eq!(published(&store).len(), 2_000);
+    assert_eq!(store.tables.sessions_len(), u64::from(2 * MANY) - 1_000);
+    assert!(store.tables.sessions_due(store.at_ms) && store.tables.wills_due(store.at_ms));
+    // Who comes back meanwhile finds no session, or its session, and its will is published.
+    assert!(!store.connect(open(&connection(MANY - 1, 2, 1), 60)).present);
+    assert_eq!(published(&store), ["down"]);
+    assert!(store.connect(open(&connection(2 * MANY - 1, 2, 2), 60)).present);
+    assert_eq!(published(&store), ["down"]);
+
+    store.apply(CommandBody::ExpireSessions { limit: 1_000 });
+    assert_eq!(published(&store).len(), 199);
+    store.apply(CommandBody::PublishWills { limit: 1_000 });
+    assert_eq!(published(&store).len(), 199);
+    assert!(!store.tables.sessions_due(store.at_ms) && !store.tables.wills_due(store.at_ms));
+    assert_eq!(store.tables.sessions_len(), u64::from(MANY) + 1);
 }
 
 #[test]

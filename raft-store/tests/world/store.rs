@@ -70,8 +70,8 @@ impl Store {
         self.machine.apply(vec![(position, Some(batch))], None, &mut self.effects).unwrap().pop().unwrap()
     }
 
-    /// The next command of an edge's lane.
-    pub fn from_edge(&mut self, holder: &Holder, lane: Lane, body: CommandBody) -> Applied {
+    /// The next command of a lane of the edge that a connection is on.
+    pub fn lane(&mut self, holder: &Holder, lane: Lane, body: CommandBody) -> Applied {
         let command = self.numbered(holder, lane, body);
         self.entry(vec![command]).pop().unwrap()
     }
@@ -150,7 +150,7 @@ impl Store {
     pub fn steps(&mut self, holder: &Holder, steps: &[(u16, Step)]) -> Applied {
         let no = self.no(holder);
         let body = steps_of(no, holder, steps);
-        self.from_edge(holder, Lane::Receipts, body)
+        self.lane(holder, Lane::Receipts, body)
     }
 
     /// A QoS 2 PUBLISH.
@@ -158,12 +158,12 @@ impl Store {
         let exchange = Some(self.inbound(holder, packet_id));
         let accept =
             AcceptPush { exchange, ..accept(message(PushKind::Topic, topic, None), Audience::Topic) };
-        self.from_edge(holder, Lane::Publish, CommandBody::AcceptPush(accept))
+        self.lane(holder, Lane::Publish, CommandBody::AcceptPush(accept))
     }
 
     pub fn release(&mut self, holder: &Holder, packet_id: u16) {
         let release = CommandBody::Release(self.inbound(holder, packet_id));
-        assert_eq!(self.from_edge(holder, Lane::Publish, release), Applied::Done);
+        assert_eq!(self.lane(holder, Lane::Publish, release), Applied::Done);
     }
 
     fn inbound(&self, holder: &Holder, packet_id: u16) -> Inbound {

@@ -87,7 +87,7 @@ pub(super) fn detach(
     if expiry_s == 0 {
         sessions::end(txn, &[no])?;
     } else if row.detached_at_ms.is_none() {
-        let will = wills::lost(txn, no, &mut row, expiry_s)?;
+        let will = wills::lost(txn, no, &mut row, expiry_s, true)?;
         exchanges::leave(txn, no, unacknowledged)?;
         sessions::detach(txn, no, &mut row, expiry_s);
         wills::publish(txn, will)?;
