@@ -275,8 +275,11 @@ impl Batch {
 fn size(command: &Command) -> usize {
     match &command.body {
         CommandBody::AcceptPush(accept) => accept.message.size(),
-        CommandBody::RecordReceipts { items, .. } => {
-            items.iter().map(|item| item.terminals.0.serialized_size()).sum()
+        CommandBody::Retain { message, .. } => message.size(),
+        CommandBody::OpenSession(open) => 256 + open.will.as_ref().map_or(0, |will| will.message.size()),
+        CommandBody::RecordReceipts { items, steps } => {
+            let sets: usize = items.iter().map(|item| item.terminals.0.serialized_size()).sum();
+            sets + steps.len() * 32
         }
         CommandBody::ExpirePushes { pushes } => pushes.iter().map(|(_, set)| set.0.serialized_size()).sum(),
         _ => 256,

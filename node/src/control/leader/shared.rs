@@ -285,6 +285,9 @@ impl Leader {
 
     /// Receipts of an edge are committed: windows are free again, and what was not written goes to somebody else.
     pub(super) fn groups_answered(&mut self, node: NodeId, receipts: &Receipts) {
+        if self.shared.numbers().is_empty() {
+            return;
+        }
         for item in &receipts.items {
             let groups = TerminalSet(&item.terminals.0 & &self.shared.numbers().0);
             for group in groups.iter() {
