@@ -75,7 +75,8 @@ impl Leader {
     pub(super) fn sum_stats(&mut self) {
         let (sessions, retained) = (self.stats.sessions, self.stats.retained);
         let linked = self.edges.values().filter(|edge| edge.phase == Phase::Live);
-        let sum = linked.fold(Stats::default(), |sum, edge| add(&sum, &edge.stats));
+        let mut sum = Stats::default();
+        linked.for_each(|edge| sum.add(&edge.stats));
         self.stats = Stats { sessions, retained, ..sum };
     }
 
@@ -84,21 +85,5 @@ impl Leader {
         self.stats.sessions = self.tables.sessions_len();
         let apps = self.tables.apps();
         self.stats.retained = apps.iter().map(|(app, _)| self.tables.retained_len(*app)).sum();
-    }
-}
-
-fn add(a: &Stats, b: &Stats) -> Stats {
-    Stats {
-        connected: a.connected.saturating_add(b.connected),
-        subscriptions: a.subscriptions.saturating_add(b.subscriptions),
-        packets_received: a.packets_received.saturating_add(b.packets_received),
-        packets_sent: a.packets_sent.saturating_add(b.packets_sent),
-        publishes_received: a.publishes_received.saturating_add(b.publishes_received),
-        publishes_sent: a.publishes_sent.saturating_add(b.publishes_sent),
-        publishes_dropped: a.publishes_dropped.saturating_add(b.publishes_dropped),
-        bytes_received: a.bytes_received.saturating_add(b.bytes_received),
-        bytes_sent: a.bytes_sent.saturating_add(b.bytes_sent),
-        sessions: a.sessions,
-        retained: a.retained,
     }
 }
