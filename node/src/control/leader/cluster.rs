@@ -76,7 +76,7 @@ impl Leader {
         let (sessions, retained) = (self.stats.sessions, self.stats.retained);
         let linked = self.edges.values().filter(|edge| edge.phase == Phase::Live);
         let mut sum = Stats::default();
-        linked.for_each(|edge| sum.add(&edge.stats));
+        linked.for_each(|edge| sum += edge.stats);
         self.stats = Stats { sessions, retained, ..sum };
     }
 
