@@ -332,6 +332,8 @@ fn group_options(config: &Config) -> Options {
         snapshot_every: config.raft.snapshot_every,
         owed_per_terminal_max: config.push.owed_per_terminal_max,
         will_ttl_default: config.push.ttl_default,
+        retained_max: config.mqtt.retained_max,
+        retained_bytes_max: config.mqtt.retained_bytes_max.0,
         cache_bytes: config.storage.cache.0 as usize,
         disk_reserve_bytes: config.storage.disk_reserve.0,
         ..Options::new(config.node_id(), config.advertised(), config.node.data_dir.clone())
