@@ -719,7 +719,7 @@ pub struct ExchangeStep {
 pub enum Step {
     /// The packet id is given to this push; then PUBLISH is written.
     Begin {
-        /// Which.
+        /// Which; 0, which no push has, for a retained message: of it the packet id alone is kept.
         push: PushId,
         /// Whom receipts name.
         target: TerminalNo,

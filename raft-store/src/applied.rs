@@ -37,11 +37,14 @@ pub enum Applied {
         expiry_s: u32,
         /// All its subscriptions (for OpenSession; empty otherwise).
         subscriptions: Vec<Subscription>,
-        /// Deliveries it goes on with (for OpenSession).
+        /// Deliveries it goes on with (for OpenSession): first those that wait for PUBCOMP, in the order of their PUBREC,
+        /// then those whose PUBLISH is sent again, in the order of the first.
         outbound: Vec<Outbound>,
         /// Inbound QoS 2 packet ids not released (for OpenSession).
         inbound: Vec<u16>,
-        /// The log index of this command.
+        /// The place of this command among all that were applied, counted from 1: finer than the log index, because
+        /// one entry holds many commands. What was retained at or before it is not sent live to a subscription made
+        /// by it; see [`crate::Tables::retained`].
         index: u64,
     },
     /// A push, committed.
@@ -50,7 +53,7 @@ pub enum Applied {
         push: PushId,
         /// How many terminals it is for.
         audience: u64,
-        /// The idempotency key was known: this is the first answer.
+        /// The idempotency key, or the packet id of a QoS 2 PUBLISH, was known: this is the first answer.
         repeated: bool,
     },
     /// Refused; nothing changed.
@@ -75,7 +78,7 @@ pub enum Refusal {
     /// Most subscriptions of a session reached.
     #[error("too many subscriptions")]
     TooManySubscriptions,
-    /// The session belongs to a newer connection.
+    /// The session belongs to a newer connection, or is gone.
     #[error("the session belongs to a newer connection")]
     Stale,
     /// Most retained messages, or bytes of them, of an app reached.

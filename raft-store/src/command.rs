@@ -231,6 +231,9 @@ pub struct AcceptPush {
     pub audience: Audience,
     /// Milliseconds it stays deliverable.
     pub ttl_ms: u64,
+    /// Milliseconds it stays its topic's retained message, if `message.retain` is set: the Message Expiry Interval;
+    /// absent: for ever, whatever the default of `ttl_ms` is.
+    pub retained_ttl_ms: Option<u64>,
     /// Set for a QoS 2 PUBLISH of a session that outlives its connection: while the packet id is not released, the same
     /// PUBLISH again is answered and accepted only once ([MQTT-4.3.3-10]).
     pub exchange: Option<Inbound>,

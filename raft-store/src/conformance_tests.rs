@@ -48,7 +48,7 @@ impl StoreBuilder<TypeConfig, LogStore, RaftTables, Guard> for Builder {
         // Not bound to the tables here: the suite purges logs that it never applied.
         let durable = Arc::new(AtomicU64::new(u64::MAX));
         let (log, log_thread) = LogStore::open(db, self.tail_len_max, durable).expect("log store");
-        let options = TablesOptions { owed_per_terminal_max: 100, cache_bytes: 1024 * 1024 };
+        let options = TablesOptions { cache_bytes: 1024 * 1024, ..TablesOptions::default() };
         let (_, machine) = tables::open(&path("tables"), options).expect("tables");
         let snapshots = SnapshotStore::open(path("snapshots")).expect("snapshots");
         let (effects, _) = mpsc::channel(1);

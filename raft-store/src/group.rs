@@ -71,8 +71,14 @@ pub struct Options {
     pub log_keep: u64,
     /// Entries between snapshots.
     pub snapshot_every: u64,
-    /// Most pushes owed to one terminal.
+    /// Most pushes owed to one terminal; the same on every member.
     pub owed_per_terminal_max: usize,
+    /// Most messages an app retains; the same on every member.
+    pub retained_max: u64,
+    /// Most bytes of messages an app retains; the same on every member.
+    pub retained_bytes_max: u64,
+    /// How long a will stays deliverable that does not say; the same on every member.
+    pub will_ttl_default: Duration,
     /// Memory for the sets of broad pushes.
     pub cache_bytes: usize,
     /// With less free than this, new pushes are refused; everything else goes on.
@@ -82,6 +88,7 @@ pub struct Options {
 impl Options {
     /// The defaults.
     pub fn new(node: NodeId, addresses: NodeAddresses, data_dir: PathBuf) -> Self {
+        let tables = TablesOptions::default();
         Self {
             node,
             addresses,
@@ -90,8 +97,11 @@ impl Options {
             election_timeout: (Duration::from_millis(300), Duration::from_millis(400)),
             log_keep: 100_000,
             snapshot_every: 200_000,
-            owed_per_terminal_max: cluster_proto::limits::OWED_PER_TERMINAL_MAX,
-            cache_bytes: 256 * 1024 * 1024,
+            owed_per_terminal_max: tables.owed_per_terminal_max,
+            retained_max: tables.retained_max,
+            retained_bytes_max: tables.retained_bytes_max,
+            will_ttl_default: cluster_proto::limits::PUSH_TTL_DEFAULT,
+            cache_bytes: tables.cache_bytes,
             disk_reserve_bytes: 1024 * 1024 * 1024,
         }
     }
@@ -337,6 +347,9 @@ impl Storage {
 fn open_tables(path: &Path, options: &Options) -> Result<(Tables, StateMachine), OpenError> {
     let tables_options = TablesOptions {
         owed_per_terminal_max: options.owed_per_terminal_max,
+        retained_max: options.retained_max,
+        retained_bytes_max: options.retained_bytes_max,
+        will_ttl_default_ms: u64::try_from(options.will_ttl_default.as_millis()).unwrap_or(u64::MAX),
         cache_bytes: options.cache_bytes,
     };
     tables::open(path, tables_options).map_err(database("the tables", path))

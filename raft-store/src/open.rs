@@ -10,6 +10,7 @@
 //! ```
 
 use std::{
+    cmp::Ordering,
     error::Error,
     fs::{self, File, TryLockError},
     io::{self, Write},
@@ -18,8 +19,8 @@ use std::{
 
 use cluster_proto::NodeId;
 
-/// Raised when an older node could not read what this one writes.
-pub const DATA_VERSION: u32 = 1;
+/// Raised when an older node could not read what this one writes. Version 1 was never released.
+pub const DATA_VERSION: u32 = 2;
 
 /// Why a data directory cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,16 @@ pub enum OpenError {
         "data directory {dir} has format {found}, this carillon reads up to {DATA_VERSION}; start the newer carillon that wrote it"
     )]
     Newer {
+        /// Which directory.
+        dir: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Written by a Carillon that was never released.
+    #[error(
+        "data directory {dir} has format {found}, this carillon reads format {DATA_VERSION}; start with an empty data directory"
+    )]
+    Older {
         /// Which directory.
         dir: PathBuf,
         /// Its format.
@@ -106,11 +117,12 @@ impl DataDir {
             Err(TryLockError::Error(source)) => return Err(io("lock it")(source)),
         }
         let found = read_or_write(root, "VERSION", u64::from(DATA_VERSION))?;
-        match u32::try_from(found) {
-            Ok(DATA_VERSION) => {}
-            // There is no older format yet; upgrades go here.
-            Ok(found) => return Err(OpenError::Newer { dir: root.to_owned(), found }),
-            Err(_) => return Err(OpenError::Newer { dir: root.to_owned(), found: u32::MAX }),
+        let (dir, found) = (root.to_owned(), u32::try_from(found).unwrap_or(u32::MAX));
+        match found.cmp(&DATA_VERSION) {
+            Ordering::Equal => {}
+            Ordering::Greater => return Err(OpenError::Newer { dir, found }),
+            // No older format was released; upgrades go here.
+            Ordering::Less => return Err(OpenError::Older { dir, found }),
         }
         let found = NodeId(read_or_write(root, "NODE", node.0)?);
         if found != node {
@@ -166,6 +178,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp");
         fs::write(dir.path().join("VERSION"), "7\n").expect("write");
         assert!(matches!(DataDir::open(dir.path(), NodeId(1)), Err(OpenError::Newer { found: 7, .. })));
+    }
+
+    #[test]
+    fn a_directory_of_an_older_version_is_refused_and_says_what_to_do() {
+        let dir = tempfile::tempdir().expect("temp");
+        fs::write(dir.path().join("VERSION"), "1\n").expect("write");
+        let error = DataDir::open(dir.path(), NodeId(1)).expect_err("older");
+        assert!(error.to_string().contains("start with an empty data directory"), "{error}");
     }
 
     #[test]

@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::{Applied, Command, CommandBatch, snapshot::SnapshotDir};
 
-/// Version byte in front of every encoded [`CommandBatch`].
-const BATCH_VERSION: u8 = 1;
+/// Version byte in front of every encoded [`CommandBatch`]. Version 1 was never released.
+const BATCH_VERSION: u8 = 2;
 
 openraft::declare_raft_types!(
     /// See the module.
@@ -52,7 +52,7 @@ pub(crate) enum ProposalError {
     #[error("the command batch is empty")]
     Empty,
     #[error(
-        "the command batch has version {0}, this node reads {BATCH_VERSION}: it was written by a newer node"
+        "the command batch has version {0}, this node reads {BATCH_VERSION}: another version of carillon wrote it"
     )]
     Version(u8),
     #[error("decode the command batch: {0}")]

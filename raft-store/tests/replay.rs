@@ -14,7 +14,7 @@ use world::{Entry, Generator};
 const ENTRIES: usize = 220;
 
 fn options(cache_bytes: usize) -> TablesOptions {
-    TablesOptions { owed_per_terminal_max: 20, cache_bytes }
+    TablesOptions { owed_per_terminal_max: 20, retained_max: 4, cache_bytes, ..TablesOptions::default() }
 }
 
 /// A log, and the digests of the run that made it: of the chain after every entry, and of a scan at the end.

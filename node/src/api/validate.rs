@@ -62,7 +62,7 @@ pub(super) fn push(
         publisher: None,
         retain: false,
     };
-    Ok(AcceptPush { message, audience, ttl_ms, idempotency, exchange: None })
+    Ok(AcceptPush { message, audience, ttl_ms, retained_ttl_ms: None, idempotency, exchange: None })
 }
 
 fn ttl(asked_ms: u64, limits: PushLimits) -> Result<u64, Status> {

@@ -203,7 +203,12 @@ fn family_options(family: Family, cache: &Cache) -> Options {
             options.set_blob_compression_type(DBCompressionType::Lz4);
             options.set_enable_blob_gc(true);
         }
-        Family::Meta | Family::Terminals | Family::Sessions | Family::Pushes | Family::Owed => {}
+        Family::Meta
+        | Family::Terminals
+        | Family::Sessions
+        | Family::Pushes
+        | Family::Owed
+        | Family::Retained => {}
     }
     options
 }

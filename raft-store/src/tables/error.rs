@@ -18,6 +18,19 @@ pub enum OpenError {
         /// The newest known here.
         known: u32,
     },
+    /// Written by a version of this program that was never released.
+    #[error(
+        "{} holds tables of version {found}; this program reads version {known}: start with an empty data directory",
+        .path.display()
+    )]
+    OlderVersion {
+        /// Where.
+        path: PathBuf,
+        /// On disk.
+        found: u32,
+        /// The only one known here.
+        known: u32,
+    },
     /// The directory cannot be read or written.
     #[error("{}: {error}", .path.display())]
     Io {

@@ -17,22 +17,32 @@ pub(crate) enum Family {
     Meta,
     /// Terminals by id and number, revocations, numbers lent.
     Terminals,
-    /// Sessions, subscriptions and the index from filters to subscribers.
+    /// Sessions, what goes with them, shared subscription groups, and the index from filters to subscribers.
     Sessions,
     /// Pushes without their payloads, and the queues they wait in.
     Pushes,
-    /// Payloads: written once, read when an edge lacks one.
+    /// Payloads, of pushes and of retained messages: written once, read when an edge lacks one.
     Payloads,
     /// Which pushes are pending, by terminal and by block.
     Owed,
     /// Bitmaps of broad pushes; the only family with a merge operator.
     Sets,
+    /// Which topics have a retained message, without the messages.
+    Retained,
 }
 
 impl Family {
     /// All, in order.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Meta, Self::Terminals, Self::Sessions, Self::Pushes, Self::Payloads, Self::Owed, Self::Sets];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Meta,
+        Self::Terminals,
+        Self::Sessions,
+        Self::Pushes,
+        Self::Payloads,
+        Self::Owed,
+        Self::Sets,
+        Self::Retained,
+    ];
 
     /// The name on disk.
     pub(crate) fn name(self) -> &'static str {
@@ -44,6 +54,7 @@ impl Family {
             Self::Payloads => "payloads",
             Self::Owed => "owed",
             Self::Sets => "sets",
+            Self::Retained => "retained",
         }
     }
 
@@ -77,6 +88,12 @@ mod tag {
     pub(super) const SESSION_EXPIRY: u8 = 0x23;
     pub(super) const FILTER: u8 = 0x24;
     pub(super) const WILDCARD: u8 = 0x25;
+    pub(super) const WILL: u8 = 0x26;
+    pub(super) const WILL_DUE: u8 = 0x27;
+    pub(super) const EXCHANGE: u8 = 0x28;
+    pub(super) const GROUP_NO: u8 = 0x29;
+    pub(super) const GROUP: u8 = 0x2a;
+    pub(super) const GROUP_MEMBER: u8 = 0x2b;
 
     pub(super) const PUSH: u8 = 0x30;
     pub(super) const IDEMPOTENCY: u8 = 0x31;
@@ -85,11 +102,22 @@ mod tag {
     pub(super) const WITHDRAWN: u8 = 0x34;
 
     pub(super) const PAYLOAD: u8 = 0x40;
+    pub(super) const RETAINED_MESSAGE: u8 = 0x41;
 
     pub(super) const OWED: u8 = 0x50;
     pub(super) const BLOCK_PENDING: u8 = 0x51;
 
     pub(super) const SET: u8 = 0x60;
+
+    pub(super) const RETAINED: u8 = 0x70;
+    pub(super) const RETAINED_EXPIRY: u8 = 0x71;
+    pub(super) const RETAINED_COUNT: u8 = 0x72;
+}
+
+/// The directions of QoS 2 exchanges, and of QoS 1 deliveries that go on with a session.
+mod direction {
+    pub(super) const OUTBOUND: u8 = 0;
+    pub(super) const INBOUND: u8 = 1;
 }
 
 struct Builder(Key);
@@ -293,6 +321,71 @@ pub(crate) fn wildcards() -> Key {
     Builder::new(tag::WILDCARD).done()
 }
 
+/// number → the will of its session.
+pub(crate) fn will(no: TerminalNo) -> Key {
+    Builder::new(tag::WILL).u32(no.0).done()
+}
+
+/// (time, number): the delay of a will is over then.
+pub(crate) fn will_due(at_ms: u64, no: TerminalNo) -> Key {
+    Builder::new(tag::WILL_DUE).u64(at_ms).u32(no.0).done()
+}
+
+/// All wills that wait, the first to be published first.
+pub(crate) fn wills_due() -> Key {
+    Builder::new(tag::WILL_DUE).done()
+}
+
+/// (number, packet id) → a delivery the session goes on with.
+pub(crate) fn outbound(no: TerminalNo, packet_id: u16) -> Key {
+    Builder::new(tag::EXCHANGE).u32(no.0).u8(direction::OUTBOUND).u16(packet_id).done()
+}
+
+/// All deliveries a session goes on with.
+pub(crate) fn outbounds(no: TerminalNo) -> Key {
+    Builder::new(tag::EXCHANGE).u32(no.0).u8(direction::OUTBOUND).done()
+}
+
+/// (number, packet id) → a QoS 2 PUBLISH that was accepted and not released.
+pub(crate) fn inbound(no: TerminalNo, packet_id: u16) -> Key {
+    Builder::new(tag::EXCHANGE).u32(no.0).u8(direction::INBOUND).u16(packet_id).done()
+}
+
+/// All QoS 2 PUBLISH of a session that are not released.
+pub(crate) fn inbounds(no: TerminalNo) -> Key {
+    Builder::new(tag::EXCHANGE).u32(no.0).u8(direction::INBOUND).done()
+}
+
+/// Both of a session.
+pub(crate) fn exchanges(no: TerminalNo) -> Key {
+    Builder::new(tag::EXCHANGE).u32(no.0).done()
+}
+
+/// (app, name, filter) → the number of a shared subscription group.
+pub(crate) fn group_no(app: AppId, name: &str, filter: &str) -> Key {
+    Builder::new(tag::GROUP_NO).u32(app.0).text(name).tail(filter)
+}
+
+/// number → shared subscription group.
+pub(crate) fn group(no: TerminalNo) -> Key {
+    Builder::new(tag::GROUP).u32(no.0).done()
+}
+
+/// All shared subscription groups.
+pub(crate) fn groups() -> Key {
+    Builder::new(tag::GROUP).done()
+}
+
+/// (group, member) → what it is granted.
+pub(crate) fn group_member(group: TerminalNo, member: TerminalNo) -> Key {
+    Builder::new(tag::GROUP_MEMBER).u32(group.0).u32(member.0).done()
+}
+
+/// All members of a group.
+pub(crate) fn group_members(group: TerminalNo) -> Key {
+    Builder::new(tag::GROUP_MEMBER).u32(group.0).done()
+}
+
 /// push → its row.
 pub(crate) fn push(push: PushId) -> Key {
     Builder::new(tag::PUSH).u64(push.0).done()
@@ -343,6 +436,11 @@ pub(crate) fn payload(push: PushId) -> Key {
     Builder::new(tag::PAYLOAD).u64(push.0).done()
 }
 
+/// (app, topic) → the message retained for it.
+pub(crate) fn retained_message(app: AppId, topic: &str) -> Key {
+    Builder::new(tag::RETAINED_MESSAGE).u32(app.0).tail(topic)
+}
+
 /// (terminal, push): pending, of a small audience.
 pub(crate) fn owed(no: TerminalNo, push: PushId) -> Key {
     Builder::new(tag::OWED).u32(no.0).u64(push.0).done()
@@ -379,6 +477,31 @@ pub(crate) fn set_blocks(push: PushId) -> Key {
     Builder::new(tag::SET).u64(push.0).done()
 }
 
+/// (app, topic) → what is known of its retained message.
+pub(crate) fn retained(app: AppId, topic: &str) -> Key {
+    Builder::new(tag::RETAINED).u32(app.0).tail(topic)
+}
+
+/// (time, app, topic): the time to live of a retained message ends then.
+pub(crate) fn retained_expiry(at_ms: u64, app: AppId, topic: &str) -> Key {
+    Builder::new(tag::RETAINED_EXPIRY).u64(at_ms).u32(app.0).tail(topic)
+}
+
+/// All retained messages with a time to live, the first to expire first.
+pub(crate) fn retained_expiries() -> Key {
+    Builder::new(tag::RETAINED_EXPIRY).done()
+}
+
+/// All that expire before a time.
+pub(crate) fn retained_expiries_before(at_ms: u64) -> Key {
+    Builder::new(tag::RETAINED_EXPIRY).u64(at_ms).done()
+}
+
+/// app → how much is retained.
+pub(crate) fn retained_count(app: AppId) -> Key {
+    Builder::new(tag::RETAINED_COUNT).u32(app.0).done()
+}
+
 /// The first key after all that begin with `prefix`.
 pub(crate) fn prefix_end(prefix: &[u8]) -> Key {
     let mut end = prefix.to_vec();
@@ -410,6 +533,17 @@ pub(crate) fn no_of(key: &[u8]) -> Option<TerminalNo> {
 /// The last two bytes: the block of every key that ends with one.
 pub(crate) fn block_of(key: &[u8]) -> Option<u16> {
     key.last_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+/// The last two bytes: the packet id of an exchange.
+pub(crate) fn packet_id_of(key: &[u8]) -> Option<u16> {
+    key.last_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+/// App and topic of a key of the expiry of retained messages.
+pub(crate) fn retained_topic_of(key: &[u8]) -> Option<(AppId, &str)> {
+    let (app, topic) = key.get(9..)?.split_first_chunk()?;
+    Some((AppId(u32::from_be_bytes(*app)), std::str::from_utf8(topic).ok()?))
 }
 
 /// The `u64` right after the tag: the time of every queue key.
@@ -457,6 +591,13 @@ mod tests {
             vec![terminal_id(app_1, &id("a")), terminal_id(app_1, &id("b")), terminal_id(AppId(2), &id("a"))],
             vec![filter(app_1, "b", 0), filter(app_1, "b", 9), filter(app_1, "aa", 0)],
             vec![push(PushId(255)), push(PushId(256))],
+            vec![outbound(no, 255), outbound(no, 256), inbound(no, 0), outbound(TerminalNo(8), 0)],
+            vec![retained(app_1, "a"), retained(app_1, "a/b"), retained(app_1, "b"), retained(AppId(2), "a")],
+            vec![
+                retained_expiry(999, AppId(9), "z"),
+                retained_expiries_before(1000),
+                retained_expiry(1000, app_1, "a"),
+            ],
         ];
         for keys in ascending {
             assert!(keys.is_sorted(), "{keys:x?}");
@@ -478,12 +619,13 @@ mod tests {
             lent_waiting_all(),
             wildcards(),
             withdrawns(),
-            payload(PushId(0)),
+            retained_message(AppId(1), "a"),
             owed_by(TerminalNo(0)),
+            set_blocks(PushId(1)),
+            retained_count(AppId(1)),
         ];
         let families: Vec<_> = keys.iter().map(|key| Family::of(key)).collect();
-        assert_eq!(families, Family::ALL[..6]);
-        assert_eq!(Family::of(&set_blocks(PushId(1))), Family::Sets);
+        assert_eq!(families, Family::ALL);
     }
 
     #[test]
@@ -496,6 +638,9 @@ mod tests {
         assert_eq!(text_of(&terminal_id(AppId(3), &id("tv-1"))), Some("tv-1"));
         assert_eq!(app_of(&wildcard(AppId(3), "a/#")), Some(AppId(3)));
         assert_eq!(block_of(&filter(AppId(1), "x", 513)), Some(513));
+        assert_eq!(packet_id_of(&inbound(TerminalNo(1), 513)), Some(513));
+        assert_eq!(retained_topic_of(&retained_expiry(5, AppId(3), "a/b")), Some((AppId(3), "a/b")));
+        assert_eq!(no_of(&group_member(TerminalNo(1), TerminalNo(2))), Some(TerminalNo(2)));
     }
 
     #[test]
@@ -513,6 +658,13 @@ mod tests {
             (push(PushId(258)), "300000000000000102"),
             (owed(TerminalNo(3), PushId(4)), "50000000030000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),
+            (will_due(258, TerminalNo(3)), "27000000000000010200000003"),
+            (outbound(TerminalNo(3), 4), "2800000003000004"),
+            (inbound(TerminalNo(3), 4), "2800000003010004"),
+            (group_no(AppId(1), "g", "a"), "2900000001000000016761"),
+            (group_member(TerminalNo(3), TerminalNo(4)), "2b0000000300000004"),
+            (retained(AppId(1), "a/b"), "7000000001612f62"),
+            (retained_expiry(5, AppId(1), "a"), "7100000000000000050000000161"),
         ];
         for (key, hex) in golden {
             assert_eq!(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), hex);

@@ -13,6 +13,7 @@
 //! sets the terminals added, not the whole set), and the position and counters after it. It does not depend on
 //! how entries are grouped into slices, nor on what is cached (I8).
 
+mod accept;
 mod apply;
 mod blocks;
 mod broad;
@@ -20,6 +21,8 @@ mod cache;
 mod db;
 mod digest;
 mod error;
+mod exchanges;
+mod groups;
 mod keys;
 mod memory;
 mod merge;
@@ -29,24 +32,32 @@ mod push;
 mod query;
 mod records;
 mod resolve;
+mod retained;
 mod sessions;
 mod small;
 mod subscriptions;
 mod txn;
 mod value;
 mod wildcards;
+mod wills;
 
 use std::{
+    cmp::Ordering,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use cluster_proto::{PushId, limits::OWED_PER_TERMINAL_MAX, link::Lane};
+use cluster_proto::{
+    PushId,
+    limits::{OWED_PER_TERMINAL_MAX, PUSH_TTL_DEFAULT},
+    link::Lane,
+};
 
 use self::{
     blocks::BlockSets,
     cache::BlockCache,
     db::{Db, Read, Visit, read},
+    groups::GroupIndex,
     keys::Key,
     memory::Memory,
     txn::{Outcome, Txn},
@@ -55,32 +66,43 @@ use self::{
 pub use self::{
     error::{OpenError, StoreError},
     records::{
-        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, SessionRecord, TerminalRecord,
-        Withdrawn,
+        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, RetainedPage, SessionRecord,
+        TerminalRecord, Withdrawn,
     },
 };
 use crate::{Applied, CommandBatch, Effect};
 
-/// Of the tables as a whole. A newer one is refused at open.
-const FORMAT_VERSION: u32 = 1;
+/// Of the tables as a whole. Another one is refused at open: version 1 was never released.
+const FORMAT_VERSION: u32 = 2;
 /// Upper 8 bits of every push id: the only Raft group so far.
 const GROUP: u8 = 0;
 /// The lanes in stored order.
 const LANES: [Lane; 3] = [Lane::Session, Lane::Publish, Lane::Receipts];
 
-/// What may be set from outside.
+/// What may be set from outside. Apply depends on all but the cache: they must be the same on every member.
 #[derive(Clone, Debug)]
 pub struct TablesOptions {
-    /// Small pushes a terminal may be owed; beyond, it gets dropped(over quota). Apply depends on it: it must be
-    /// the same on every member.
+    /// Small pushes a terminal may be owed; beyond, it gets dropped(over quota).
     pub owed_per_terminal_max: usize,
+    /// Messages an app may retain; beyond, it is refused.
+    pub retained_max: u64,
+    /// Bytes of messages an app may retain; beyond, it is refused.
+    pub retained_bytes_max: u64,
+    /// Milliseconds a will stays deliverable that does not say.
+    pub will_ttl_default_ms: u64,
     /// Bytes of decoded sets of broad pushes kept in memory.
     pub cache_bytes: usize,
 }
 
 impl Default for TablesOptions {
     fn default() -> Self {
-        Self { owed_per_terminal_max: OWED_PER_TERMINAL_MAX, cache_bytes: 256 * 1024 * 1024 }
+        Self {
+            owed_per_terminal_max: OWED_PER_TERMINAL_MAX,
+            retained_max: 1_000_000,
+            retained_bytes_max: 1024 * 1024 * 1024,
+            will_ttl_default_ms: PUSH_TTL_DEFAULT.as_millis() as u64,
+            cache_bytes: 256 * 1024 * 1024,
+        }
     }
 }
 
@@ -121,6 +143,7 @@ struct View {
     db: Arc<Db>,
     head: Head,
     cache: Mutex<BlockCache>,
+    groups: GroupIndex,
 }
 
 /// Applies entries. One owner; everything else reads through [`Tables`].
@@ -257,11 +280,12 @@ impl Shared {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Readers see the whole slice or nothing of it: database, head and cache change under one lock.
+    /// Readers see the whole slice or nothing of it: database, head, groups and cache change under one lock.
     fn commit(&self, outcome: Outcome) -> Result<(), StoreError> {
         let mut view = self.write();
         view.db.write(outcome.batch)?;
         view.head = outcome.head;
+        outcome.group_changes.into_iter().for_each(|change| view.groups.follow(change));
         let mut cache = lock(&view.cache);
         for ((push, block), sets) in outcome.blocks {
             cache.insert(push, block, sets);
@@ -272,26 +296,29 @@ impl Shared {
 
 impl View {
     fn new(db: Db, cache_bytes: usize) -> Result<Self, OpenError> {
-        let mut view =
-            Self { db: Arc::new(db), head: Head::default(), cache: Mutex::new(BlockCache::new(cache_bytes)) };
+        let mut view = Self {
+            db: Arc::new(db),
+            head: Head::default(),
+            cache: Mutex::new(BlockCache::new(cache_bytes)),
+            groups: GroupIndex::default(),
+        };
         view.check_format()?;
         match read(&view, &keys::head())? {
             Some(head) => view.head = head,
             None => view.create()?,
         }
+        view.groups = GroupIndex::load(&view)?;
         Ok(view)
     }
 
     fn check_format(&self) -> Result<(), OpenError> {
         let found = read::<u32>(self, &keys::format())?.unwrap_or(FORMAT_VERSION);
-        if found > FORMAT_VERSION {
-            return Err(OpenError::NewerVersion {
-                path: self.db.directory.clone(),
-                found,
-                known: FORMAT_VERSION,
-            });
+        let (path, known) = (self.db.directory.clone(), FORMAT_VERSION);
+        match found.cmp(&known) {
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(OpenError::NewerVersion { path, found, known }),
+            Ordering::Less => Err(OpenError::OlderVersion { path, found, known }),
         }
-        Ok(())
     }
 
     /// The tables before the first entry: the same on every member.
@@ -351,4 +378,24 @@ fn advance(durable: &Mutex<EntryPosition>, to: EntryPosition) -> EntryPosition {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_another_version_are_refused_and_say_what_to_do() {
+        for (found, advice) in [(1, "start with an empty data directory"), (9, "reads up to 2")] {
+            let directory = tempfile::tempdir().expect("temp");
+            drop(open(directory.path(), TablesOptions::default()).expect("new"));
+            let db = Db::open_current(directory.path()).expect("open");
+            let mut batch = rocksdb::WriteBatch::default();
+            batch.put_cf(db.family(keys::Family::Meta).expect("family"), keys::format(), u32::encode(&found));
+            db.write(batch).and_then(|()| db.flush()).expect("write");
+            drop(db);
+            let error = open(directory.path(), TablesOptions::default()).expect_err("refused");
+            assert!(error.to_string().contains(advice), "{error}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Terminal numbers. Registered terminals have dense ones from 1, for good. Clients that are not registered are
-//! lent one when they first need it, which is with a session; it can be lent to another when the session has ended
-//! and every push accepted before that end is purged, because no set can name it then.
+//! lent one when they first need it, which is with a session, and so are shared subscription groups; it can be lent to
+//! another when the session or group has ended and every push accepted before that end is purged, because no set can
+//! name it then.
 
 use cluster_proto::{AppId, PushId, TerminalId, TerminalNo};
 
@@ -31,8 +32,15 @@ pub(crate) fn find_or_lend(txn: &mut Txn<'_>, app: AppId, id: &TerminalId) -> Re
         keep(txn, no)?;
         return Ok(no);
     }
+    let no = lend(txn)?;
+    insert(txn, app, id, no, Vec::new());
+    Ok(no)
+}
+
+/// A number of nobody's.
+pub(crate) fn lend(txn: &mut Txn<'_>) -> Result<TerminalNo, StoreError> {
     let returned = txn.keys(&keys::lent_free_all(), 1)?.first().and_then(|key| keys::no_of(key));
-    let no = match returned {
+    Ok(match returned {
         Some(no) => {
             txn.delete(keys::lent_free(no));
             no
@@ -42,12 +50,15 @@ pub(crate) fn find_or_lend(txn: &mut Txn<'_>, app: AppId, id: &TerminalId) -> Re
             txn.head.lent += 1;
             no
         }
-    };
-    insert(txn, app, id, no, Vec::new());
-    Ok(no)
+    })
 }
 
-/// Its session ended: a lent number waits for the pushes that may name it.
+/// What a number that is not a terminal's is shown as; no terminal is found by that id.
+pub(crate) fn insert_unnamed(txn: &mut Txn<'_>, app: AppId, shown: &TerminalId, no: TerminalNo) {
+    put_row(txn, app, shown, no, Vec::new());
+}
+
+/// Its session or group ended: a lent number waits for the pushes that may name it.
 pub(crate) fn release(txn: &mut Txn<'_>, no: TerminalNo) -> Result<(), StoreError> {
     if no.is_registered() {
         return Ok(());
@@ -82,8 +93,12 @@ pub(crate) fn give_back_purged(txn: &mut Txn<'_>, limit: usize) -> Result<(), St
 }
 
 fn insert(txn: &mut Txn<'_>, app: AppId, id: &TerminalId, no: TerminalNo, tags: Vec<(String, String)>) {
-    let row = TerminalRow { app, id: id.clone(), tags, registered_at_ms: txn.now_ms(), waits_for: None };
     txn.put(keys::terminal_id(app, id), &no);
+    put_row(txn, app, id, no, tags);
+}
+
+fn put_row(txn: &mut Txn<'_>, app: AppId, id: &TerminalId, no: TerminalNo, tags: Vec<(String, String)>) {
+    let row = TerminalRow { app, id: id.clone(), tags, registered_at_ms: txn.now_ms(), waits_for: None };
     txn.put(keys::terminal(no), &row);
 }
 
@@ -99,7 +114,7 @@ fn keep(txn: &mut Txn<'_>, no: TerminalNo) -> Result<(), StoreError> {
 
 fn give_back(txn: &mut Txn<'_>, no: TerminalNo) -> Result<(), StoreError> {
     if let Some(row) = txn.read::<TerminalRow>(&keys::terminal(no))? {
-        // Unless it was registered in the meantime, under another number.
+        // Unless it was registered in the meantime, under another number, or is a group's and never was its.
         if find(txn, row.app, &row.id)? == Some(no) {
             txn.delete(keys::terminal_id(row.app, &row.id));
         }

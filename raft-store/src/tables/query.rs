@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use cluster_proto::{
-    AppId, Incarnation, Message, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
+    AppId, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
     credential::PublicKey,
-    link::{Lane, Subscription},
+    link::{Lane, Outbound, Subscription},
 };
 
 use super::{
@@ -16,10 +16,10 @@ use super::{
     db::{Read as _, Snapshot, read},
     digest,
     error::StoreError,
-    keys, lock, owed,
+    exchanges, groups, keys, lock, owed,
     push::PushSets,
-    records::{Counts, OwedRow, PushRecord, SessionRecord, TerminalRecord},
-    subscriptions,
+    records::{Counts, OwedRow, PushRecord, RetainedPage, SessionRecord, TerminalRecord},
+    retained, subscriptions,
     value::{AppRow, EdgeRow, PushRow, SessionRow, Stored as _, TerminalRow},
 };
 use crate::{command::SigningKey, effect::AcceptedPush};
@@ -104,6 +104,75 @@ impl Tables {
     /// Its subscriptions, by filter.
     pub fn subscriptions(&self, no: TerminalNo) -> Vec<Subscription> {
         self.ask(|view| subscriptions::list(view, no))
+    }
+
+    /// How many sessions there are, with or without a connection.
+    pub fn sessions_len(&self) -> u64 {
+        self.shared.read().head.sessions
+    }
+
+    /// Deliveries a session goes on with, as [`crate::Applied::Session`] orders them. Of a session with a connection,
+    /// QoS 1 deliveries are those it took over from the connection before.
+    pub fn outbound(&self, no: TerminalNo) -> Vec<Outbound> {
+        self.ask(|view| exchanges::outbound(view, no))
+    }
+
+    /// Whether there is any shared subscription group.
+    pub fn has_groups(&self) -> bool {
+        !self.shared.read().groups.is_empty()
+    }
+
+    /// Whether a number is a shared subscription group's.
+    pub fn is_group(&self, no: TerminalNo) -> bool {
+        !no.is_registered() && self.shared.read().groups.contains(no)
+    }
+
+    /// The shared subscription groups whose filter matches a topic, by number.
+    pub fn groups_matching(&self, app: AppId, topic: &str) -> Vec<TerminalNo> {
+        self.shared.read().groups.matching(app, topic)
+    }
+
+    /// The members of a group and what each is granted, by number.
+    pub fn group_members(&self, group: TerminalNo) -> Vec<(TerminalNo, Qos)> {
+        self.ask(|view| groups::members(view, group))
+    }
+
+    /// The groups a session is a member of.
+    pub fn groups_of(&self, member: TerminalNo) -> Vec<TerminalNo> {
+        self.ask(|view| {
+            if view.groups.is_empty() {
+                return Ok(Vec::new());
+            }
+            match read::<TerminalRow>(view, &keys::terminal(member))? {
+                Some(terminal) => groups::of_member(view, terminal.app, member),
+                None => Ok(Vec::new()),
+            }
+        })
+    }
+
+    /// Retained messages whose topic matches a plain filter, by topic, after `after`, that live at `now_ms` and were
+    /// kept at or before `upto`, the `index` of [`crate::Applied::Session`]. A page has at most
+    /// [`cluster_proto::limits::RETAINED_PAGE_LEN_MAX`] bytes (or one message) and 256 messages, and looks at no more
+    /// than 4,096 topics.
+    pub fn retained(
+        &self,
+        app: AppId,
+        filter: &str,
+        upto: u64,
+        after: Option<&str>,
+        now_ms: u64,
+    ) -> RetainedPage {
+        self.ask(|view| retained::page(view, app, filter, upto, after, now_ms))
+    }
+
+    /// How many messages an app retains.
+    pub fn retained_len(&self, app: AppId) -> u64 {
+        self.ask(|view| Ok(retained::count(view, app)?.messages))
+    }
+
+    /// How many commands were applied: what `upto` of [`Tables::retained`] counts in.
+    pub fn command_index(&self) -> u64 {
+        self.shared.read().head.commands
     }
 
     /// A push and how it stands.
@@ -216,6 +285,18 @@ impl Tables {
     pub fn sessions_due(&self, now_ms: u64) -> bool {
         let end = keys::session_expiry(now_ms.saturating_add(1), TerminalNo(0));
         self.ask(|view| view.any(&keys::session_expiries(), end))
+    }
+
+    /// Whether a will has to be published at `now_ms`.
+    pub fn wills_due(&self, now_ms: u64) -> bool {
+        let end = keys::will_due(now_ms.saturating_add(1), TerminalNo(0));
+        self.ask(|view| view.any(&keys::wills_due(), end))
+    }
+
+    /// Whether the time to live of a retained message is over at `now_ms`.
+    pub fn retained_due(&self, now_ms: u64) -> bool {
+        let end = keys::retained_expiries_before(now_ms.saturating_add(1));
+        self.ask(|view| view.any(&keys::retained_expiries(), end))
     }
 
     /// The life of an edge that has not ended, and the last sequence of each lane.

@@ -109,3 +109,13 @@ pub struct OwedRow {
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
 }
+
+/// A page of retained messages.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RetainedPage {
+    /// By topic, each with the time its time to live ends, milliseconds since the epoch; `None`: never.
+    pub messages: Vec<(Message, Option<u64>)>,
+    /// There may be more after this topic. A page may be empty and yet not the last: it looks at a bounded number of
+    /// topics.
+    pub next: Option<String>,
+}

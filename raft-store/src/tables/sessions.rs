@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cluster_proto::{
-    AppId, DropReason, Incarnation, NodeId, PushId, SessionId, State, TerminalId, TerminalNo,
+    AppId, DropReason, Incarnation, NodeId, PushId, SessionId, State, TerminalId, TerminalNo, link::Origin,
 };
 use roaring::RoaringBitmap;
 
@@ -11,12 +11,14 @@ use super::{
     blocks::by_block,
     db::Read as _,
     error::StoreError,
+    exchanges,
     keys::{self, Key},
     numbers, owed,
     push::PushSets,
     subscriptions,
     txn::Txn,
-    value::{AppRow, EdgeRow, OwedValue, SessionRow, Stored as _, TerminalRow},
+    value::{AppRow, EdgeRow, OwedValue, SessionRow, Stored as _, TerminalRow, WillState},
+    wills,
 };
 use crate::{Refusal, command::Holder};
 
@@ -48,6 +50,18 @@ pub(crate) fn find(txn: &Txn<'_>, holder: &Holder) -> Result<Result<Found, Refus
     Ok(Ok(Found { no, row, is_own }))
 }
 
+/// The session of a number, if a connection of an edge holds it, or held it last.
+pub(crate) fn held(
+    txn: &Txn<'_>,
+    no: TerminalNo,
+    origin: &Origin,
+    connection: u64,
+) -> Result<Option<SessionRow>, StoreError> {
+    let row = txn.read::<SessionRow>(&keys::session(no))?;
+    let holder = (origin.edge, origin.incarnation, connection);
+    Ok(row.filter(|row| (row.edge, row.incarnation, row.connection) == holder))
+}
+
 /// Whether this life of an edge has ended: a session it opened now would never end.
 fn is_over(txn: &Txn<'_>, edge: NodeId, incarnation: Incarnation) -> Result<bool, StoreError> {
     let row = txn.read::<EdgeRow>(&keys::edge(edge))?;
@@ -62,6 +76,7 @@ pub(crate) fn create(
 ) -> Result<(TerminalNo, SessionRow), StoreError> {
     let no = numbers::find_or_lend(txn, holder.app, &holder.terminal)?;
     txn.head.last_session += 1;
+    txn.head.sessions += 1;
     let row = SessionRow {
         session: SessionId(txn.head.last_session),
         edge: holder.edge,
@@ -71,6 +86,7 @@ pub(crate) fn create(
         detached_at_ms: None,
         present: false,
         subscriptions: 0,
+        will: WillState::None,
     };
     txn.put(keys::session(no), &row);
     txn.put(keys::edge_session(holder.edge, no), &());
@@ -104,38 +120,58 @@ pub(crate) fn detach(txn: &mut Txn<'_>, no: TerminalNo, row: &mut SessionRow, ex
     txn.put(keys::session(no), row);
 }
 
+/// Sessions that end, and wills that are published, together with the life of their edge. The others are due at once,
+/// and follow a part at a time ([`crate::CommandBody::ExpireSessions`], [`crate::CommandBody::PublishWills`]).
+const RELEASED_AT_ONCE_MAX: usize = 1_000;
+
 /// A life of an edge is over, and every earlier one: its sessions without expiry end, the others are detached.
 pub(crate) fn release_edge(txn: &mut Txn<'_>, edge: NodeId, upto: Incarnation) -> Result<(), StoreError> {
-    let mut ending = Vec::new();
+    let (mut ending, mut wills) = (Vec::new(), Vec::new());
     for key in txn.keys(&keys::edge_sessions(edge), usize::MAX)? {
         let Some(no) = keys::no_of(&key) else { continue };
         match txn.read::<SessionRow>(&keys::session(no))? {
             Some(row) if row.incarnation > upto => {}
-            Some(row) if row.expiry_s == 0 => ending.push(no),
+            Some(row) if row.expiry_s == 0 && ending.len() < RELEASED_AT_ONCE_MAX => ending.push(no),
             Some(mut row) => {
                 let expiry_s = row.expiry_s;
+                if expiry_s > 0 {
+                    let may_publish = wills.len() < RELEASED_AT_ONCE_MAX;
+                    wills.extend(wills::lost(txn, no, &mut row, expiry_s, may_publish)?);
+                }
                 detach(txn, no, &mut row, expiry_s);
             }
             None => txn.delete(key),
         }
     }
-    end(txn, &ending)
+    end(txn, &ending)?;
+    wills::publish(txn, wills)
 }
 
-/// Ends sessions, and settles the topic pushes they were owed.
+/// Ends sessions, settles the topic pushes they were owed, and publishes their wills, for which the end of the session
+/// is the end of any delay.
 pub(crate) fn end(txn: &mut Txn<'_>, nos: &[TerminalNo]) -> Result<(), StoreError> {
-    let mut ended = RoaringBitmap::new();
+    let (mut ended, mut wills) = (Vec::new(), Vec::new());
     for no in nos {
-        let Some(row) = txn.read::<SessionRow>(&keys::session(*no))? else { continue };
+        let Some(mut row) = txn.read::<SessionRow>(&keys::session(*no))? else { continue };
         let Some(terminal) = txn.read::<TerminalRow>(&keys::terminal(*no))? else { continue };
         for key in txn.keys(&keys::subscriptions(*no), usize::MAX)? {
             let filter = keys::text_of(&key).ok_or_else(|| StoreError::damaged("subscription key", &key))?;
-            subscriptions::remove(txn, terminal.app, *no, filter)?;
+            ended.extend(subscriptions::remove(txn, terminal.app, *no, filter)?.emptied);
         }
+        exchanges::clear(txn, *no)?;
+        wills.extend(wills::take(txn, *no, &mut row)?);
         unindex(txn, *no, &row);
         txn.delete(keys::session(*no));
-        ended.insert(no.0);
+        txn.head.sessions -= 1;
+        ended.push(*no);
     }
+    retire(txn, &ended)?;
+    wills::publish(txn, wills)
+}
+
+/// Settles the topic pushes that sessions or groups without any subscription left are owed, and releases their numbers.
+pub(crate) fn retire(txn: &mut Txn<'_>, nos: &[TerminalNo]) -> Result<(), StoreError> {
+    let ended: RoaringBitmap = nos.iter().map(|no| no.0).collect();
     settle_gone(txn, &ended)?;
     for no in &ended {
         numbers::release(txn, TerminalNo(no))?;

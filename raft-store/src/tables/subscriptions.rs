@@ -6,16 +6,15 @@ use fabric_core::subscriptions::filter::{Filter, is_wildcard, validate_filter};
 use super::{
     db::Read,
     error::StoreError,
-    keys,
+    groups, keys,
     memory::Subscribers,
     txn::Txn,
     value::{FilterChunk, Stored as _, SubscriptionRow},
 };
 
-/// Whether the index takes a filter. Edges refuse what is invalid; what slips through must do no harm. Shared
-/// subscriptions are served by edges alone so far.
-pub(crate) fn is_indexable(filter: &str) -> bool {
-    matches!(validate_filter(filter), Ok(Filter::Plain(_)))
+/// Edges refuse what is invalid; what slips through must do no harm.
+pub(crate) fn is_valid(filter: &str) -> bool {
+    validate_filter(filter).is_ok()
 }
 
 /// Adds or replaces a subscription; says whether its filter is new to the session.
@@ -33,31 +32,75 @@ pub(crate) fn insert(
         return Ok(false);
     }
     txn.put(key, &row);
-    let chunk = chunk_mut(txn, app, filter, no)?;
-    chunk.any.insert(no.0);
-    change(&mut chunk.qos0, no, row.qos == Qos::AtMostOnce);
-    change(&mut chunk.no_local, no, row.options.no_local);
-    if before.is_none() && is_wildcard(filter) {
-        let count = count_wildcard(txn, app, filter, 1)?;
-        if count == 1 {
-            txn.memory.wildcards.insert(app, filter);
-        }
+    if let Ok(Filter::Shared { group, filter }) = validate_filter(filter) {
+        groups::join(txn, app, (group, filter), no, row.qos)?;
+    } else {
+        let marks = Marks { qos0: row.qos == Qos::AtMostOnce, no_local: row.options.no_local };
+        index(txn, app, no, filter, marks, before.is_none())?;
     }
     Ok(before.is_none())
 }
 
-/// Removes a subscription; says whether it was there.
+/// What [`remove`] did.
+#[derive(Debug, Default)]
+pub(crate) struct Removed {
+    /// The session had the subscription.
+    pub(crate) was_there: bool,
+    /// The shared subscription group that lost its last member, which the caller retires.
+    pub(crate) emptied: Option<TerminalNo>,
+}
+
+/// Removes a subscription.
 pub(crate) fn remove(
     txn: &mut Txn<'_>,
     app: AppId,
     no: TerminalNo,
     filter: &str,
-) -> Result<bool, StoreError> {
+) -> Result<Removed, StoreError> {
     let key = keys::subscription(no, filter);
     if txn.get(&key)?.is_none() {
-        return Ok(false);
+        return Ok(Removed::default());
     }
     txn.delete(key);
+    let emptied = if let Ok(Filter::Shared { group, filter }) = validate_filter(filter) {
+        groups::leave(txn, app, (group, filter), no)?
+    } else {
+        unindex(txn, app, no, filter)?;
+        None
+    };
+    Ok(Removed { was_there: true, emptied })
+}
+
+/// What the index says of a subscriber besides that it subscribes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Marks {
+    /// It is granted QoS 0.
+    pub(crate) qos0: bool,
+    /// It does not want what it published itself.
+    pub(crate) no_local: bool,
+}
+
+/// Adds a subscriber, a session or a group, to the index of a plain filter, or changes its marks.
+pub(crate) fn index(
+    txn: &mut Txn<'_>,
+    app: AppId,
+    no: TerminalNo,
+    filter: &str,
+    marks: Marks,
+    is_new: bool,
+) -> Result<(), StoreError> {
+    let chunk = chunk_mut(txn, app, filter, no)?;
+    chunk.any.insert(no.0);
+    change(&mut chunk.qos0, no, marks.qos0);
+    change(&mut chunk.no_local, no, marks.no_local);
+    if is_new && is_wildcard(filter) && count_wildcard(txn, app, filter, 1)? == 1 {
+        txn.memory.wildcards.insert(app, filter);
+    }
+    Ok(())
+}
+
+/// Removes a subscriber from the index of a plain filter.
+pub(crate) fn unindex(txn: &mut Txn<'_>, app: AppId, no: TerminalNo, filter: &str) -> Result<(), StoreError> {
     let chunk = chunk_mut(txn, app, filter, no)?;
     for set in [&mut chunk.any, &mut chunk.qos0, &mut chunk.no_local] {
         set.remove(no.0);
@@ -65,7 +108,7 @@ pub(crate) fn remove(
     if is_wildcard(filter) && count_wildcard(txn, app, filter, -1)? == 0 {
         txn.memory.wildcards.remove(app, filter);
     }
-    Ok(true)
+    Ok(())
 }
 
 /// All subscriptions of a session, by filter.

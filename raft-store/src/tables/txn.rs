@@ -23,6 +23,7 @@ use super::{
     cache::BlockCache,
     db::{Db, Read, Visit, read},
     error::StoreError,
+    groups::GroupChange,
     keys::{self, Family, Key},
     memory::Memory,
     value::{self, FilterChunk, Head, Stored},
@@ -38,6 +39,8 @@ pub(crate) struct Txn<'a> {
     pub(crate) options: &'a TablesOptions,
     pub(crate) effects: &'a mut Vec<Effect>,
     pub(crate) head: Head,
+    /// For the index of groups, which changes with the commit.
+    pub(crate) group_changes: Vec<GroupChange>,
     entry: BTreeMap<Key, Change>,
     slice: BTreeMap<Key, Change>,
     /// Blocks of broad pushes as this slice left them; the cache keeps them after the commit.
@@ -65,6 +68,7 @@ pub(super) struct Outcome {
     pub(super) batch: WriteBatch,
     pub(super) head: Head,
     pub(super) blocks: BTreeMap<(PushId, u16), Arc<BlockSets>>,
+    pub(super) group_changes: Vec<GroupChange>,
 }
 
 impl<'a> Txn<'a> {
@@ -76,8 +80,8 @@ impl<'a> Txn<'a> {
         head: Head,
         effects: &'a mut Vec<Effect>,
     ) -> Self {
-        let (entry, slice, blocks) = Default::default();
-        Self { db, cache, memory, options, effects, head, entry, slice, blocks }
+        let (group_changes, entry, slice, blocks) = Default::default();
+        Self { db, cache, memory, options, effects, head, group_changes, entry, slice, blocks }
     }
 
     /// The time of the entry.
@@ -206,7 +210,8 @@ impl<'a> Txn<'a> {
                 Change::Delete | Change::Set(_) | Change::Filter(_) => batch.delete_cf(family, key),
             }
         }
-        Ok(Outcome { batch, head: self.head, blocks: self.blocks.into_inner() })
+        let (head, group_changes) = (self.head, self.group_changes);
+        Ok(Outcome { batch, head, blocks: self.blocks.into_inner(), group_changes })
     }
 
     /// Adds a change of the entry to those of the slice.

@@ -2,8 +2,8 @@
 //! format). A change of a value is a new version; its old reader stays.
 
 use cluster_proto::{
-    AppId, DropReason, Incarnation, NodeId, PushId, PushKind, Qos, SessionId, State, TerminalId,
-    link::SubscriptionOptions,
+    AppId, DropReason, Incarnation, NodeId, PushId, PushKind, Qos, SessionId, State, TerminalId, TerminalNo,
+    link::{OutboundStage, SubscriptionOptions},
 };
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -52,14 +52,21 @@ stored! {
     u64 => "number",
     u32 => "number",
     () => "mark",
-    cluster_proto::TerminalNo => "terminal number",
+    TerminalNo => "terminal number",
+    Qos => "granted QoS",
     cluster_proto::Message => "message",
+    cluster_proto::Will => "will",
     TerminalRow => "terminal",
     SessionRow => "session",
     SubscriptionRow => "subscription",
     PushRow => "push",
     IdempotencyRow => "idempotency key",
     OwedValue => "owed push",
+    OutboundRow => "outbound delivery",
+    InboundRow => "inbound exchange",
+    GroupRow => "shared subscription group",
+    RetainedRow => "retained message",
+    RetainedCount => "count of retained messages",
 }
 
 /// The applied position and the counters ids are given from. Written with every batch.
@@ -79,6 +86,13 @@ pub(crate) struct Head {
     pub(crate) lent: u32,
     pub(crate) last_app: u32,
     pub(crate) signing_keys: u32,
+    /// How many commands were applied: what orders a subscription and the retained messages around it, also within
+    /// one entry.
+    pub(crate) commands: u64,
+    /// How many steps of exchanges were applied: what their rows are ordered by.
+    pub(crate) steps: u64,
+    /// How many sessions there are.
+    pub(crate) sessions: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +130,20 @@ pub(crate) struct SessionRow {
     pub(crate) detached_at_ms: Option<u64>,
     /// It was there before the connection that holds it.
     pub(crate) present: bool,
+    /// Shared ones included.
     pub(crate) subscriptions: u32,
+    pub(crate) will: WillState,
+}
+
+/// Whether a session has a will, which lies in a row of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum WillState {
+    /// It has none.
+    None,
+    /// For the end of the connection.
+    Held,
+    /// The connection ended; its delay is over then, milliseconds since the epoch.
+    Due(u64),
 }
 
 impl SessionRow {
@@ -130,6 +157,50 @@ impl SessionRow {
 pub(crate) struct SubscriptionRow {
     pub(crate) qos: Qos,
     pub(crate) options: SubscriptionOptions,
+}
+
+/// A delivery a session goes on with, by packet id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OutboundRow {
+    pub(crate) push: PushId,
+    /// Whom receipts name: the terminal or a group.
+    pub(crate) target: TerminalNo,
+    pub(crate) stage: OutboundStage,
+    /// Ascends in the order in which deliveries reached their stage.
+    pub(crate) order: u64,
+}
+
+/// A QoS 2 PUBLISH that was accepted and not released: what the same PUBLISH again is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InboundRow {
+    pub(crate) push: PushId,
+    pub(crate) audience: u64,
+}
+
+/// A shared subscription group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupRow {
+    pub(crate) app: AppId,
+    pub(crate) name: String,
+    /// Plain.
+    pub(crate) filter: String,
+}
+
+/// A retained message without the message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RetainedRow {
+    /// [`Head::commands`] when it was kept.
+    pub(crate) kept_at: u64,
+    /// What it counts against the app's bytes.
+    pub(crate) size: u64,
+    pub(crate) expires_at_ms: Option<u64>,
+}
+
+/// How much an app retains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RetainedCount {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
 }
 
 /// A push without its message.
@@ -310,15 +381,25 @@ mod tests {
             detached_at_ms: Some(9),
             present: true,
             subscriptions: 2,
+            will: WillState::Due(300),
         };
+        let outbound =
+            OutboundRow { push: PushId(1), target: TerminalNo(2), stage: OutboundStage::Received, order: 3 };
+        let group = GroupRow { app: AppId(1), name: "g".into(), filter: "a".into() };
+        let retained = RetainedRow { kept_at: 1, size: 300, expires_at_ms: Some(2) };
         let head = Head { term: 1, index: 2, digest: 3, at_ms: 4, last_push: 5, ..Head::default() };
         let owed = OwedValue { topic: true, withdrawn: false, qos0: true, expires_at_ms: 300 };
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
         golden(&push, "01010101ac020101010001016b0001070111");
         golden(&broad, "01010101ac020101010001016b010100c801");
-        golden(&session, "01050203043c01090102");
-        golden(&head, "010102030405000000000000");
+        golden(&session, "01050203043c0109010202ac02");
+        golden(&outbound, "0101020203");
+        golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");
+        golden(&group, "010101670161");
+        golden(&retained, "0101ac020102");
+        golden(&RetainedCount { messages: 1, bytes: 300 }, "0101ac02");
+        golden(&head, "010102030405000000000000000000");
         golden(&owed, "01010001ac02");
         golden(&edge, "010100010203");
         golden(&subscription, "010200000000");

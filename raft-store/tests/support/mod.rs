@@ -262,6 +262,7 @@ pub(crate) fn accept_push() -> Command {
         audience: Audience::All,
         ttl_ms: 60_000,
         idempotency: None,
+        retained_ttl_ms: None,
         exchange: None,
     }))
 }

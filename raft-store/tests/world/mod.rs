@@ -2,12 +2,15 @@
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(unreachable_pub, reason = "a module of tests")]
 
+mod mqtt;
+pub mod store;
+
 use std::collections::BTreeMap;
 
 use cluster_proto::{
     AppId, DropReason, Incarnation, Message, MessageProperties, NodeId, Outcome, PushId, PushKind, Qos,
     State, TerminalId, TerminalNo, TerminalSet,
-    link::{Lane, Origin, Receipt, Subscription, SubscriptionOptions},
+    link::{Lane, Origin, Receipt, Subscription, SubscriptionOptions, WillFate},
 };
 use raft_store::{
     Command, CommandBatch, CommandBody,
@@ -20,6 +23,7 @@ pub const REGISTERED: u32 = 110;
 pub const ANONYMOUS: u32 = 12;
 pub const TOPICS: [&str; 5] = ["a", "a/b", "a/c", "b", "$SYS/b"];
 pub const FILTERS: [&str; 8] = ["a", "a/b", "a/+", "a/#", "#", "+/b", "b", "$SYS/#"];
+pub const SHARED: [&str; 4] = ["$share/g/a", "$share/g/a/+", "$share/h/a/+", "$share/g/#"];
 
 pub type Entry = (EntryPosition, Option<CommandBatch>);
 
@@ -31,13 +35,16 @@ pub struct Generator {
     index: u64,
     incarnations: BTreeMap<u64, u64>,
     seqs: BTreeMap<(u64, u64, Lane), u64>,
+    /// Who sends the command being drawn, if it is an edge.
+    from: Option<(u64, u64, Lane)>,
 }
 
 impl Generator {
     pub fn new(seed: u64, tables: Tables) -> Self {
         println!("seed {seed}");
         let (incarnations, seqs) = Default::default();
-        Self { rng: StdRng::seed_from_u64(seed), tables, at_ms: 1_000, index: 0, incarnations, seqs }
+        let rng = StdRng::seed_from_u64(seed);
+        Self { rng, tables, at_ms: 1_000, index: 0, incarnations, seqs, from: None }
     }
 
     /// The first entry: terminals and edges.
@@ -64,48 +71,51 @@ impl Generator {
     }
 
     fn command(&mut self) -> Command {
+        self.from = None;
         let body = match self.rng.random_range(0..100) {
-            0..30 => self.accept(),
-            30..58 => self.receipts(),
-            58..68 => self.subscribe(),
-            68..72 => CommandBody::Unsubscribe { holder: self.holder(), filters: vec![self.filter()] },
-            72..78 => self.open(),
-            78..82 => self.detach(),
-            82..84 => CommandBody::ExpireSessions { limit: self.rng.random_range(0..4) },
-            84..90 => CommandBody::ExpirePushes {
-                pushes: self.tables.due(self.at_ms, 3).into_iter().map(|p| (p, self.in_flight(p))).collect(),
+            0..24 => self.accept(),
+            24..46 => self.receipts(),
+            46..56 => self.subscribe(),
+            56..60 => CommandBody::Unsubscribe { holder: self.holder(), filters: vec![self.filter()] },
+            60..69 => self.open(),
+            69..75 => self.detach(),
+            75..77 => CommandBody::ExpireSessions { limit: self.rng.random_range(0..4) },
+            77..82 => CommandBody::ExpirePushes {
+                pushes: self.tables.due(self.at_ms, 9).into_iter().map(|p| (p, self.in_flight(p))).collect(),
             },
-            90..94 => {
+            82..85 => {
                 let push = self.push();
                 let app = AppId(if self.rng.random_ratio(1, 20) { 9 } else { 1 });
                 CommandBody::CancelPush { app, push, in_flight: self.in_flight(push) }
             }
-            94..96 => CommandBody::PurgePushes {
+            85..87 => CommandBody::PurgePushes {
                 settled_before_ms: self.at_ms.saturating_sub(self.rng.random_range(0..2_000)),
                 limit: self.rng.random_range(0..20),
             },
-            96 => self.register(),
-            97 => self.edge_change(),
-            98 => CommandBody::CreateApp { name: "other".into() },
-            _ => CommandBody::Revoke {
+            87 => self.register(),
+            88 => self.edge_change(),
+            89 => CommandBody::CreateApp { name: "other".into() },
+            90 => CommandBody::Revoke {
                 app: AppId::DEFAULT,
                 terminal: Some(self.terminal()),
                 issued_until: self.at_ms,
             },
+            91..93 => CommandBody::PublishWills { limit: self.rng.random_range(0..4) },
+            93 => CommandBody::ExpireRetained { limit: self.rng.random_range(0..4) },
+            94 => {
+                let ttl_ms = self.retained_ttl_ms();
+                CommandBody::Retain { message: self.retained(), ttl_ms }
+            }
+            95 | 96 => CommandBody::Release(self.inbound()),
+            97 | 98 => CommandBody::RecordReceipts { items: Vec::new(), steps: self.steps() },
+            _ => CommandBody::Nothing,
         };
-        let origin = self.origin(&body);
+        let origin = self.from.map(|(edge, incarnation, lane)| self.number(edge, incarnation, lane));
         Command { origin, body }
     }
 
-    fn origin(&mut self, body: &CommandBody) -> Option<Origin> {
-        let (edge, incarnation, lane) = match body {
-            CommandBody::Subscribe { holder, .. } => (holder.edge.0, holder.incarnation.0, Lane::Session),
-            CommandBody::RecordReceipts { .. } => {
-                let edge = self.rng.random_range(1..=2);
-                (edge, self.incarnations[&edge], Lane::Receipts)
-            }
-            _ => return None,
-        };
+    /// Mostly the next number of the lane; now and then one again, or with a gap.
+    fn number(&mut self, edge: u64, incarnation: u64, lane: Lane) -> Origin {
         let last = self.seqs.entry((edge, incarnation, lane)).or_default();
         let seq = match self.rng.random_range(0..20) {
             0 => *last,
@@ -114,7 +124,11 @@ impl Generator {
         };
         *last = if seq == *last + 1 { seq } else { *last };
         let (edge, incarnation) = (NodeId(edge), Incarnation(incarnation));
-        Some(Origin { edge, incarnation, lane, seq })
+        Origin { edge, incarnation, lane, seq }
+    }
+
+    fn from(&mut self, holder: &Holder, lane: Lane) {
+        self.from = Some((holder.edge.0, holder.incarnation.0, lane));
     }
 
     fn accept(&mut self) -> CommandBody {
@@ -130,13 +144,18 @@ impl Generator {
             key: format!("k{}", self.rng.random_range(0..6)),
             digest: self.rng.random_range(0..2),
         });
-        let message = message(kind, TOPICS.choose(&mut self.rng).unwrap(), publisher);
+        let message = match self.rng.random_range(0..4) {
+            0 => Message { kind, publisher, ..self.retained() },
+            _ => message(kind, TOPICS.choose(&mut self.rng).unwrap(), publisher),
+        };
+        let exchange = (kind == PushKind::Topic && self.rng.random_ratio(2, 3)).then(|| self.inbound());
         CommandBody::AcceptPush(AcceptPush {
             message,
             audience,
             ttl_ms: self.rng.random_range(0..3_000),
+            retained_ttl_ms: self.retained_ttl_ms(),
+            exchange,
             idempotency,
-            exchange: None,
         })
     }
 
@@ -152,10 +171,11 @@ impl Generator {
             let (push, outcome) = (this.push(), *outcomes.choose(&mut this.rng).unwrap());
             Receipt { push, outcome, terminals: this.some_of_audience(push) }
         };
-        CommandBody::RecordReceipts {
-            items: (0..self.rng.random_range(1..4)).map(|_| receipt(self)).collect(),
-            steps: Vec::new(),
-        }
+        let items = (0..self.rng.random_range(1..4)).map(|_| receipt(self)).collect();
+        let edge = self.rng.random_range(1..=2);
+        self.from = Some((edge, self.incarnations[&edge], Lane::Receipts));
+        let steps = if self.rng.random_ratio(1, 3) { self.steps() } else { Vec::new() };
+        CommandBody::RecordReceipts { items, steps }
     }
 
     fn some_of_audience(&mut self, push: PushId) -> TerminalSet {
@@ -169,6 +189,9 @@ impl Generator {
     }
 
     fn in_flight(&mut self, push: PushId) -> TerminalSet {
+        if self.rng.random_bool(0.7) {
+            return TerminalSet::new();
+        }
         let pending = self.tables.targets(push, State::Pending).unwrap_or_default();
         pending.iter().filter(|_| self.rng.random_ratio(1, 3)).collect()
     }
@@ -180,29 +203,30 @@ impl Generator {
             options: SubscriptionOptions { no_local: this.rng.random_bool(0.3), ..Default::default() },
         };
         let subscriptions = (0..self.rng.random_range(1..3)).map(|_| subscription(self)).collect();
-        CommandBody::Subscribe { holder: self.holder(), subscriptions }
+        let holder = self.holder();
+        self.from(&holder, Lane::Session);
+        CommandBody::Subscribe { holder, subscriptions }
     }
 
     fn open(&mut self) -> CommandBody {
-        let mut holder = self.holder();
+        let mut holder = self.session_holder();
+        if self.rng.random_ratio(1, 4) {
+            let edge = self.rng.random_range(1..=2);
+            (holder.edge, holder.incarnation) = (NodeId(edge), Incarnation(self.incarnations[&edge]));
+        }
         holder.connection += u64::from(self.rng.random_bool(0.5));
         let expiry_s = *[0, 1, 3].choose(&mut self.rng).unwrap();
-        CommandBody::OpenSession(OpenSession {
-            holder,
-            clean_start: self.rng.random_bool(0.3),
-            expiry_s,
-            unacknowledged: Vec::new(),
-            will: None,
-        })
+        let unacknowledged = self.unacknowledged(&holder.terminal);
+        let will = self.rng.random_bool(0.5).then(|| self.will());
+        let clean_start = self.rng.random_bool(0.2);
+        CommandBody::OpenSession(OpenSession { holder, clean_start, expiry_s, will, unacknowledged })
     }
 
     fn detach(&mut self) -> CommandBody {
-        CommandBody::DetachSession {
-            holder: self.holder(),
-            expiry_s: self.rng.random_range(0..3),
-            unacknowledged: Vec::new(),
-            will: cluster_proto::link::WillFate::Publish,
-        }
+        let holder = self.holder();
+        let unacknowledged = self.unacknowledged(&holder.terminal);
+        let will = if self.rng.random_ratio(1, 3) { WillFate::Discard } else { WillFate::Publish };
+        CommandBody::DetachSession { holder, expiry_s: self.rng.random_range(0..3), will, unacknowledged }
     }
 
     fn register(&mut self) -> CommandBody {
@@ -215,7 +239,7 @@ impl Generator {
 
     fn edge_change(&mut self) -> CommandBody {
         let edge = self.rng.random_range(1..=2);
-        if self.rng.random_bool(0.5) {
+        if self.rng.random_ratio(1, 4) {
             let incarnation = Incarnation(self.incarnations[&edge]);
             return CommandBody::EdgeEnded { edge: NodeId(edge), incarnation };
         }
@@ -245,23 +269,38 @@ impl Generator {
         Holder { app: AppId::DEFAULT, terminal, edge, incarnation, connection }
     }
 
+    /// Mostly a recent one, or the oldest that waits for its last receipts.
     fn push(&mut self) -> PushId {
+        if self.rng.random_ratio(1, 4)
+            && let Some(oldest) = self.tables.unsettled_withdrawn(1).first()
+        {
+            return *oldest;
+        }
         let last = self.tables.applied().last_push.0;
         let first = if self.rng.random_bool(0.8) { last.saturating_sub(30) } else { 0 };
         PushId(self.rng.random_range(first..=last + 1))
     }
 
+    /// Half of the time one of a few, so that something happens to them one after the other.
     fn terminal(&mut self) -> TerminalId {
+        if self.rng.random_bool(0.5) {
+            return id(self.rng.random_range(REGISTERED - 3..REGISTERED + 4));
+        }
         id(self.rng.random_range(0..REGISTERED + ANONYMOUS))
     }
 
     fn no(&mut self) -> TerminalNo {
         let terminal = self.terminal();
-        self.tables.terminal_by_id(AppId::DEFAULT, &terminal).map_or(TerminalNo(1), |record| record.no)
+        self.no_of(&terminal)
+    }
+
+    fn no_of(&self, terminal: &TerminalId) -> TerminalNo {
+        self.tables.terminal_no(AppId::DEFAULT, terminal).unwrap_or(TerminalNo(1))
     }
 
     fn filter(&mut self) -> String {
-        (*FILTERS.choose(&mut self.rng).unwrap()).to_owned()
+        let filters = if self.rng.random_ratio(1, 4) { &SHARED[..] } else { &FILTERS[..] };
+        (*filters.choose(&mut self.rng).unwrap()).to_owned()
     }
 }
 

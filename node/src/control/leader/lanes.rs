@@ -139,9 +139,16 @@ impl Leader {
         }
         let body = match body {
             PublishBody::Push { message, ttl_ms, exchange } => {
+                let retained_ttl_ms = ttl_ms;
                 let ttl_ms = ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms);
-                let audience = Audience::Topic;
-                CommandBody::AcceptPush(AcceptPush { message, audience, ttl_ms, exchange, idempotency: None })
+                CommandBody::AcceptPush(AcceptPush {
+                    message,
+                    audience: Audience::Topic,
+                    ttl_ms,
+                    retained_ttl_ms,
+                    exchange,
+                    idempotency: None,
+                })
             }
             PublishBody::Retain { message, ttl_ms } => CommandBody::Retain { message, ttl_ms },
             PublishBody::Release(exchange) => CommandBody::Release(exchange),

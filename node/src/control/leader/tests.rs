@@ -214,8 +214,14 @@ impl World {
     }
 
     fn push(&mut self, audience: Audience, qos: Qos) -> PushId {
-        let accept =
-            AcceptPush { message: message(qos), audience, ttl_ms: 10_000, idempotency: None, exchange: None };
+        let accept = AcceptPush {
+            message: message(qos),
+            audience,
+            ttl_ms: 10_000,
+            retained_ttl_ms: None,
+            idempotency: None,
+            exchange: None,
+        };
         match self.apply(CommandBody::AcceptPush(accept)) {
             Applied::Accepted { push, .. } => push,
             other => panic!("{other:?}"),
@@ -457,6 +463,7 @@ fn a_lost_hint_is_made_up_for_by_a_rescan() {
         message: message(Qos::AtLeastOnce),
         audience: Audience::All,
         ttl_ms: 10_000,
+        retained_ttl_ms: None,
         idempotency: None,
         exchange: None,
     };
@@ -528,6 +535,7 @@ fn a_push_being_recalled_is_handed_to_nobody() {
         message: message(Qos::AtLeastOnce),
         audience: Audience::Terminals(vec![terminal("tv-1")]),
         ttl_ms: 10_000,
+        retained_ttl_ms: None,
         idempotency: None,
         exchange: None,
     };

@@ -7,13 +7,21 @@ mod apps;
 mod edges;
 mod pushes;
 mod receipts;
+mod retained;
 mod sessions;
 mod terminals;
 
-use cluster_proto::{AppId, TerminalNo, link::Subscription};
+use cluster_proto::{AppId, TerminalNo};
 
 pub(super) use self::apps::create_default_app;
-use super::{error::StoreError, keys, records::EntryPosition, txn::Txn, value::AppRow, value::SessionRow};
+use super::{
+    error::StoreError,
+    exchanges, keys,
+    records::EntryPosition,
+    subscriptions,
+    txn::Txn,
+    value::{AppRow, SessionRow},
+};
 use crate::{Applied, Command, CommandBatch, CommandBody};
 
 /// Applies one entry.
@@ -37,12 +45,15 @@ pub(super) fn entry(
 }
 
 fn command(txn: &mut Txn<'_>, command: Command) -> Result<Applied, StoreError> {
-    if let Some(origin) = &command.origin
+    txn.head.commands += 1;
+    let Command { origin, body } = command;
+    let origin = origin.as_ref();
+    if let Some(origin) = origin
         && let Some(answer) = edges::admit(txn, origin)?
     {
         return Ok(answer);
     }
-    match command.body {
+    match body {
         CommandBody::CreateApp { name } => apps::create(txn, name),
         CommandBody::InstallKey(key) => apps::install_key(txn, &key),
         CommandBody::RegisterTerminals { app, terminals } => terminals::register(txn, app, &terminals),
@@ -52,20 +63,22 @@ fn command(txn: &mut Txn<'_>, command: Command) -> Result<Applied, StoreError> {
         CommandBody::EdgeStarted { edge, incarnation } => edges::started(txn, edge, incarnation),
         CommandBody::EdgeEnded { edge, incarnation } => edges::ended(txn, edge, incarnation),
         CommandBody::OpenSession(open) => sessions::open(txn, &open),
-        CommandBody::DetachSession { holder, expiry_s, .. } => sessions::detach(txn, &holder, expiry_s),
+        CommandBody::DetachSession { holder, expiry_s, will, unacknowledged } => {
+            sessions::detach(txn, &holder, expiry_s, will, &unacknowledged)
+        }
         CommandBody::Subscribe { holder, subscriptions } => sessions::subscribe(txn, &holder, &subscriptions),
         CommandBody::Unsubscribe { holder, filters } => sessions::unsubscribe(txn, &holder, &filters),
         CommandBody::ExpireSessions { limit } => sessions::expire(txn, limit),
-        CommandBody::AcceptPush(push) => accept_push::accept(txn, push),
-        CommandBody::RecordReceipts { items, .. } => receipts::record(txn, &items),
+        CommandBody::AcceptPush(push) => accept_push::accept(txn, origin, push),
+        CommandBody::RecordReceipts { items, steps } => receipts::record(txn, origin, &items, &steps),
         CommandBody::ExpirePushes { pushes } => pushes::expire(txn, &pushes),
         CommandBody::CancelPush { app, push, in_flight } => pushes::cancel(txn, app, push, &in_flight),
         CommandBody::PurgePushes { settled_before_ms, limit } => pushes::purge(txn, settled_before_ms, limit),
-        CommandBody::Retain { .. }
-        | CommandBody::Release(_)
-        | CommandBody::PublishWills { .. }
-        | CommandBody::ExpireRetained { .. }
-        | CommandBody::Nothing => Ok(Applied::Done),
+        CommandBody::Retain { message, ttl_ms } => retained::retain(txn, &message, ttl_ms),
+        CommandBody::Release(exchange) => accept_push::release(txn, origin, &exchange),
+        CommandBody::PublishWills { limit } => sessions::publish_wills(txn, limit),
+        CommandBody::ExpireRetained { limit } => retained::expire(txn, limit),
+        CommandBody::Nothing => Ok(Applied::Done),
     }
 }
 
@@ -73,31 +86,44 @@ fn app_exists(txn: &Txn<'_>, app: AppId) -> Result<bool, StoreError> {
     Ok(txn.read::<AppRow>(&keys::app(app))?.is_some())
 }
 
-/// The answer to a session command.
-fn session_answer(no: TerminalNo, row: &SessionRow, subscriptions: Vec<Subscription>) -> Applied {
+/// The answer to CONNECT where a session goes on, with all it goes on with.
+fn opened(txn: &Txn<'_>, no: TerminalNo, row: &SessionRow) -> Result<Applied, StoreError> {
+    Ok(Applied::Session {
+        no: Some(no),
+        session: Some(row.session),
+        present: row.present,
+        expiry_s: row.expiry_s,
+        subscriptions: subscriptions::list(txn, no)?,
+        outbound: exchanges::outbound(txn, no)?,
+        inbound: exchanges::inbound(txn, no)?,
+        index: txn.head.commands,
+    })
+}
+
+/// The answer to a change of subscriptions, and to CONNECT where a session begins.
+fn changed(txn: &Txn<'_>, no: TerminalNo, row: &SessionRow) -> Applied {
     Applied::Session {
         no: Some(no),
         session: Some(row.session),
         present: row.present,
         expiry_s: row.expiry_s,
-        subscriptions,
-        inbound: Vec::new(),
-        index: 0,
+        subscriptions: Vec::new(),
         outbound: Vec::new(),
+        inbound: Vec::new(),
+        index: txn.head.commands,
     }
 }
 
 /// The answer where there is no session. A number lent without one is of no use to anybody.
-fn no_session(no: Option<TerminalNo>) -> Applied {
-    let no = no.filter(|no| no.is_registered());
+fn no_session(txn: &Txn<'_>, no: Option<TerminalNo>) -> Applied {
     Applied::Session {
-        no,
+        no: no.filter(|no| no.is_registered()),
         session: None,
         present: false,
         expiry_s: 0,
         subscriptions: Vec::new(),
-        inbound: Vec::new(),
-        index: 0,
         outbound: Vec::new(),
+        inbound: Vec::new(),
+        index: txn.head.commands,
     }
 }

@@ -1,19 +1,33 @@
-//! Receipts: what edges, and for QoS 0 the leader, witnessed.
+//! Receipts and steps of QoS 2 exchanges: what edges, and for QoS 0 the leader, witnessed.
 
-use cluster_proto::{Outcome, State, link::Receipt};
+use cluster_proto::{
+    Outcome, State,
+    link::{ExchangeStep, Origin, Receipt},
+};
 
 use crate::{
     Applied,
-    tables::{error::StoreError, push::PushSets, txn::Txn},
+    tables::{error::StoreError, exchanges, push::PushSets, txn::Txn},
 };
 
-pub(super) fn record(txn: &mut Txn<'_>, items: &[Receipt]) -> Result<Applied, StoreError> {
+pub(super) fn record(
+    txn: &mut Txn<'_>,
+    origin: Option<&Origin>,
+    items: &[Receipt],
+    steps: &[ExchangeStep],
+) -> Result<Applied, StoreError> {
     for receipt in items {
         // Purged: nobody asks any more.
         let Some(mut push) = PushSets::open(txn, receipt.push)? else { continue };
         let Some(state) = state(receipt.outcome, &push) else { continue };
         push.settle(txn, &receipt.terminals.0, state)?;
         push.close(txn);
+    }
+    // Only edges have connections.
+    if let Some(origin) = origin {
+        for step in steps {
+            exchanges::step(txn, origin, step)?;
+        }
     }
     Ok(Applied::Done)
 }

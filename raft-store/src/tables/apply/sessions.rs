@@ -2,20 +2,25 @@
 
 use std::collections::BTreeSet;
 
-use cluster_proto::{TerminalNo, limits::SUBSCRIPTIONS_PER_SESSION_MAX, link::Subscription};
+use cluster_proto::{
+    TerminalNo,
+    limits::SUBSCRIPTIONS_PER_SESSION_MAX,
+    link::{Subscription, Unacknowledged, WillFate},
+};
 
-use super::{no_session, session_answer};
+use super::{changed, no_session, opened};
 use crate::{
     Applied, Refusal,
     command::{Holder, OpenSession},
     tables::{
         db::Read as _,
         error::StoreError,
-        keys,
+        exchanges, keys,
         sessions::{self, Found},
         subscriptions,
         txn::Txn,
         value::SessionRow,
+        wills,
     },
 };
 
@@ -26,36 +31,66 @@ pub(super) fn open(txn: &mut Txn<'_>, open: &OpenSession) -> Result<Applied, Sto
     };
     match found {
         // The same CONNECT again: a proposal may be repeated around a leader change.
-        Found { no: Some(no), row: Some(mut row), is_own: true } => {
-            sessions::resume(txn, no, &mut row, &open.holder, open.expiry_s);
-            Ok(session_answer(no, &row, subscriptions::list(txn, no)?))
-        }
+        Found { no: Some(no), row: Some(row), is_own: true } => go_on(txn, no, row, open, true),
         Found { no: Some(no), row: Some(mut row), .. } if !open.clean_start && row.expiry_s > 0 => {
             row.present = true;
-            sessions::resume(txn, no, &mut row, &open.holder, open.expiry_s);
-            Ok(session_answer(no, &row, subscriptions::list(txn, no)?))
+            let will = wills::replaced(txn, no, &mut row)?;
+            let answer = go_on(txn, no, row, open, false)?;
+            wills::publish(txn, will)?;
+            Ok(answer)
         }
         Found { no, row, .. } => {
             // A session without expiry ends with its connection, which this one replaces.
             end_found(txn, no, row.as_ref())?;
-            if open.expiry_s == 0 {
-                return Ok(no_session(no));
+            if open.expiry_s == 0 && open.will.is_none() {
+                return Ok(no_session(txn, no));
             }
-            let (no, row) = sessions::create(txn, &open.holder, open.expiry_s)?;
-            Ok(session_answer(no, &row, Vec::new()))
+            let (no, mut row) = sessions::create(txn, &open.holder, open.expiry_s)?;
+            wills::set(txn, no, &mut row, open.will.as_ref());
+            txn.put(keys::session(no), &row);
+            Ok(changed(txn, no, &row))
         }
     }
 }
 
-pub(super) fn detach(txn: &mut Txn<'_>, holder: &Holder, expiry_s: u32) -> Result<Applied, StoreError> {
+/// The connection holds the session from now on: the same CONNECT again, or another one.
+fn go_on(
+    txn: &mut Txn<'_>,
+    no: TerminalNo,
+    mut row: SessionRow,
+    open: &OpenSession,
+    is_own: bool,
+) -> Result<Applied, StoreError> {
+    wills::set(txn, no, &mut row, open.will.as_ref());
+    sessions::resume(txn, no, &mut row, &open.holder, open.expiry_s);
+    if row.present {
+        exchanges::take_over(txn, no, &open.unacknowledged, is_own)?;
+    }
+    opened(txn, no, &row)
+}
+
+pub(super) fn detach(
+    txn: &mut Txn<'_>,
+    holder: &Holder,
+    expiry_s: u32,
+    will: WillFate,
+    unacknowledged: &[Unacknowledged],
+) -> Result<Applied, StoreError> {
     // A newer connection may hold the session by now: what the older one says of it is void.
     let Ok(Found { no: Some(no), row: Some(mut row), is_own: true }) = sessions::find(txn, holder)? else {
         return Ok(Applied::Done);
     };
+    if row.detached_at_ms.is_none() && will == WillFate::Discard {
+        wills::discard(txn, no, &mut row);
+        txn.put(keys::session(no), &row);
+    }
     if expiry_s == 0 {
         sessions::end(txn, &[no])?;
     } else if row.detached_at_ms.is_none() {
+        let will = wills::lost(txn, no, &mut row, expiry_s, true)?;
+        exchanges::leave(txn, no, unacknowledged)?;
         sessions::detach(txn, no, &mut row, expiry_s);
+        wills::publish(txn, will)?;
     }
     Ok(Applied::Done)
 }
@@ -72,7 +107,7 @@ pub(super) fn subscribe(
     if is_foreign(&found) {
         return Ok(Applied::Refused(Refusal::Stale));
     }
-    let wanted: Vec<_> = wanted.iter().filter(|wanted| subscriptions::is_indexable(&wanted.filter)).collect();
+    let wanted: Vec<_> = wanted.iter().filter(|wanted| subscriptions::is_valid(&wanted.filter)).collect();
     if count_after(txn, &found, &wanted)? > SUBSCRIPTIONS_PER_SESSION_MAX {
         return Ok(Applied::Refused(Refusal::TooManySubscriptions));
     }
@@ -90,7 +125,7 @@ pub(super) fn subscribe(
     if row.subscriptions != before {
         txn.put(keys::session(no), &row);
     }
-    Ok(session_answer(no, &row, Vec::new()))
+    Ok(changed(txn, no, &row))
 }
 
 pub(super) fn unsubscribe(
@@ -106,13 +141,17 @@ pub(super) fn unsubscribe(
         return Ok(Applied::Refused(Refusal::Stale));
     }
     let Found { no: Some(no), row: Some(mut row), is_own: true } = found else {
-        return Ok(no_session(found.no));
+        return Ok(no_session(txn, found.no));
     };
+    let mut emptied = Vec::new();
     for filter in filters {
-        row.subscriptions -= u32::from(subscriptions::remove(txn, holder.app, no, filter)?);
+        let removed = subscriptions::remove(txn, holder.app, no, filter)?;
+        row.subscriptions -= u32::from(removed.was_there);
+        emptied.extend(removed.emptied);
     }
     txn.put(keys::session(no), &row);
-    Ok(session_answer(no, &row, Vec::new()))
+    sessions::retire(txn, &emptied)?;
+    Ok(changed(txn, no, &row))
 }
 
 pub(super) fn expire(txn: &mut Txn<'_>, limit: u32) -> Result<Applied, StoreError> {
@@ -125,6 +164,11 @@ pub(super) fn expire(txn: &mut Txn<'_>, limit: u32) -> Result<Applied, StoreErro
         })?;
     }
     sessions::end(txn, &due)?;
+    Ok(Applied::Done)
+}
+
+pub(super) fn publish_wills(txn: &mut Txn<'_>, limit: u32) -> Result<Applied, StoreError> {
+    wills::publish_due(txn, limit)?;
     Ok(Applied::Done)
 }
 

@@ -1,0 +1,93 @@
+//! Writing a push whose audience is resolved: from here on it is frozen.
+
+use std::sync::Arc;
+
+use cluster_proto::{Message, PushId, PushKind, State, TerminalSet, limits::SMALL_AUDIENCE_MAX};
+use roaring::RoaringBitmap;
+
+use super::{
+    GROUP, broad,
+    error::StoreError,
+    keys,
+    push::PushSets,
+    resolve::Resolved,
+    small,
+    txn::Txn,
+    value::{AudienceRow, IdempotencyRow, PushRow},
+};
+use crate::{Effect, command::IdempotencyKey, effect::AcceptedPush};
+
+/// Accepts a push for everyone in `audience`; answers its id.
+pub(crate) fn push(
+    txn: &mut Txn<'_>,
+    message: Message,
+    audience: Resolved,
+    ttl_ms: u64,
+    idempotency: Option<&IdempotencyKey>,
+) -> Result<PushId, StoreError> {
+    txn.head.last_push += 1;
+    let push = PushId::new(GROUP, txn.head.last_push);
+    let expires_at_ms = txn.now_ms().saturating_add(ttl_ms);
+    let qos0 = TerminalSet(audience.union(|part| &part.qos0));
+    let is_kept = audience.len() > 0 || message.kind == PushKind::Identity || idempotency.is_some();
+    let pending = if is_kept {
+        let row = PushRow {
+            app: message.app,
+            kind: message.kind,
+            accepted_at_ms: txn.now_ms(),
+            expires_at_ms,
+            audience_len: audience.len(),
+            withdrawn: None,
+            settled_at_ms: None,
+            idempotency: idempotency.map(|key| key.key.clone()),
+            audience: AudienceRow::Small(Vec::new()),
+        };
+        if let Some(IdempotencyKey { key, digest }) = idempotency {
+            let row = IdempotencyRow { push, digest: *digest, audience: row.audience_len };
+            txn.insert(keys::idempotency(message.app, key), &row);
+        }
+        txn.insert(keys::payload(push), &message);
+        store(txn, PushSets { id: push, row }, audience, &qos0.0)?
+    } else {
+        not_kept(txn)
+    };
+    txn.effects.push(Effect::Accepted(Arc::new(AcceptedPush {
+        push,
+        message: Arc::new(message),
+        pending: TerminalSet(pending),
+        qos0,
+        expires_at_ms,
+    })));
+    Ok(push)
+}
+
+/// Nobody subscribes to the topic: nothing will ever be asked about it, so nothing is written.
+fn not_kept(txn: &mut Txn<'_>) -> RoaringBitmap {
+    if txn.head.oldest_push == txn.head.last_push {
+        txn.head.oldest_push += 1;
+    }
+    RoaringBitmap::new()
+}
+
+/// Writes the audience; answers who is pending.
+fn store(
+    txn: &mut Txn<'_>,
+    mut sets: PushSets,
+    audience: Resolved,
+    qos0: &RoaringBitmap,
+) -> Result<RoaringBitmap, StoreError> {
+    let all = audience.union(|part| &part.any);
+    let value = sets.owed_value();
+    txn.insert(keys::expiry(sets.row.expires_at_ms, sets.id), &());
+    let pending = if all.len() <= SMALL_AUDIENCE_MAX as u64 {
+        let targets = small::accept(txn, sets.id, &all, qos0, value)?;
+        let pending = small::in_state(&targets, State::Pending);
+        sets.row.audience = AudienceRow::Small(targets);
+        pending
+    } else {
+        sets.row.audience = AudienceRow::Broad(broad::accept(txn, sets.id, audience, value));
+        all
+    };
+    sets.close(txn);
+    Ok(pending)
+}

@@ -1,0 +1,152 @@
+//! What queries answer, against the model.
+
+use std::collections::BTreeSet;
+
+use cluster_proto::{AppId, PushId, State, TerminalNo};
+use fabric_core::subscriptions::filter;
+use raft_store::tables::Tables;
+
+use crate::{
+    Model,
+    pushes::Push,
+    world::{FILTERS, TOPICS},
+};
+
+impl Model {
+    pub(crate) fn compare(&self, tables: &Tables, all: bool) {
+        self.compare_pushes(tables, all);
+        self.compare_terminals(tables, all);
+        self.compare_groups(tables);
+        self.compare_retained(tables);
+        assert_eq!(tables.sessions_len(), self.sessions.len() as u64);
+        let due = self.sessions.values().filter_map(|session| session.will.as_ref()?.1);
+        let first = due.min().unwrap_or(u64::MAX - 1);
+        assert!(!tables.wills_due(first - 1) && tables.wills_due(first) == (first < u64::MAX - 1));
+        assert_eq!(tables.command_index(), self.commands);
+        let alive = |p: &&Push| p.settled_at_ms.is_none() && p.withdrawn.is_none();
+        let due = tables.due(self.at_ms, usize::MAX);
+        let expected: BTreeSet<_> = self
+            .pushes
+            .kept
+            .iter()
+            .filter(|(_, p)| alive(p) && p.expires_at_ms <= self.at_ms)
+            .map(|(id, _)| *id)
+            .collect();
+        assert_eq!(due.into_iter().collect::<BTreeSet<_>>(), expected);
+        let asked =
+            self.pushes.kept.iter().filter(|(_, p)| p.settled_at_ms.is_none() && p.withdrawn.is_some());
+        assert_eq!(tables.unsettled_withdrawn(usize::MAX), asked.map(|(id, _)| *id).collect::<Vec<_>>());
+        let accepted = tables.accepted_after(PushId(0), usize::MAX);
+        let expected = self.pushes.kept.iter().filter(|(_, p)| alive(p)).map(|(id, _)| *id);
+        assert_eq!(accepted.iter().map(|a| a.push).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        for accepted in accepted {
+            assert_eq!(accepted.pending, tables.targets(accepted.push, State::Pending).unwrap());
+        }
+    }
+
+    fn compare_pushes(&self, tables: &Tables, all: bool) {
+        let recent = self.pushes.last.saturating_sub(12);
+        for (id, push) in self.pushes.kept.iter().filter(|(id, _)| all || id.0 > recent) {
+            let record = tables.push(*id).unwrap();
+            assert_eq!(
+                (record.withdrawn, record.settled_at_ms),
+                (push.withdrawn, push.settled_at_ms),
+                "{id}"
+            );
+            let counts = tables.counts(*id).unwrap();
+            assert_eq!(counts.by_state.iter().map(|(_, n)| n).sum::<u64>(), counts.audience, "conservation");
+            assert_eq!(counts.audience, push.states.len() as u64);
+            for state in State::ALL {
+                let expected: BTreeSet<_> =
+                    push.states.iter().filter(|(_, s)| **s == state).map(|(no, _)| *no).collect();
+                let found: BTreeSet<_> = tables.targets(*id, state).unwrap().iter().map(|no| no.0).collect();
+                assert_eq!(found, expected, "{state:?} of {id}");
+                let count = counts.by_state.iter().find(|(s, _)| *s == state).map_or(0, |(_, count)| *count);
+                assert_eq!(count, expected.len() as u64);
+            }
+            let qos0: BTreeSet<_> = tables.audience_qos0(*id).iter().map(|no| no.0).collect();
+            assert_eq!(qos0, push.qos0);
+        }
+        assert!(tables.push(PushId(self.pushes.last + 1)).is_none());
+        for id in (1..=self.pushes.last).map(PushId).filter(|id| !self.pushes.kept.contains_key(id)) {
+            assert!(tables.counts(id).is_none(), "{id} is purged");
+        }
+    }
+
+    fn compare_terminals(&self, tables: &Tables, all: bool) {
+        for (n, (id, session)) in self.sessions.iter().enumerate() {
+            let no = TerminalNo(session.no);
+            let record = tables.terminal_by_id(AppId::DEFAULT, id).unwrap();
+            assert_eq!((record.no, &record.id), (no, id));
+            let found = tables.session(no).unwrap();
+            assert_eq!((found.session.0, found.expiry_s), (session.id, session.expiry_s));
+            assert_eq!((found.edge.0, found.incarnation.0, found.connection), session.holder);
+            assert_eq!(found.detached_at_ms, session.detached_at_ms);
+            assert_eq!(tables.subscriptions(no), session.subscriptions());
+            assert_eq!(tables.outbound(no), self.outbound(session));
+            assert_eq!(tables.groups_of(no), self.groups.of(no.0));
+            if all || n % 8 == 0 {
+                self.compare_owed(tables, no);
+            }
+        }
+        for no in (1..=4).map(TerminalNo) {
+            self.compare_owed(tables, no);
+        }
+        let registered = tables.list_terminals(AppId::DEFAULT, None, usize::MAX);
+        assert_eq!(registered.len(), self.numbers.registered.len());
+    }
+
+    fn compare_owed(&self, tables: &Tables, no: TerminalNo) {
+        let pending =
+            self.pushes.kept.iter().filter(|(_, push)| push.states.get(&no.0) == Some(&State::Pending));
+        assert_eq!(tables.owed_len(no, usize::MAX), pending.clone().count());
+        let live = pending.filter(|(_, push)| push.withdrawn.is_none() && push.expires_at_ms > self.at_ms);
+        let expected: Vec<_> =
+            live.map(|(id, push)| (*id, push.qos0.contains(&no.0), push.expires_at_ms)).collect();
+        let found = tables.owed(no, PushId(0), PushId(u64::MAX), self.at_ms, usize::MAX);
+        let found: Vec<_> = found.into_iter().map(|row| (row.push, row.qos0, row.expires_at_ms)).collect();
+        assert_eq!(found, expected, "owed to {no}");
+        if let Some((middle, ..)) = expected.get(expected.len() / 2) {
+            let page = tables.owed(no, *middle, PushId(u64::MAX), self.at_ms, 2);
+            let rest = expected.iter().filter(|(id, ..)| id > middle).take(2);
+            assert_eq!(
+                page.iter().map(|row| row.push).collect::<Vec<_>>(),
+                rest.map(|row| row.0).collect::<Vec<_>>()
+            );
+        }
+    }
+
+    fn compare_groups(&self, tables: &Tables) {
+        assert_eq!(tables.has_groups(), !self.groups.0.is_empty());
+        for (filter, group) in &self.groups.0 {
+            let no = TerminalNo(group.no);
+            assert!(tables.is_group(no));
+            assert_eq!(tables.terminal_by_no(no).unwrap().id.as_str(), filter);
+            let members: Vec<_> = group.members.iter().map(|(no, qos)| (TerminalNo(*no), *qos)).collect();
+            assert_eq!(tables.group_members(no), members);
+            self.compare_owed(tables, no);
+        }
+        assert!(self.sessions.values().all(|session| !tables.is_group(TerminalNo(session.no))));
+        for topic in TOPICS {
+            let matching: Vec<_> = self.groups.matching(topic).into_iter().map(TerminalNo).collect();
+            assert_eq!(tables.groups_matching(AppId::DEFAULT, topic), matching);
+        }
+    }
+
+    fn compare_retained(&self, tables: &Tables) {
+        assert_eq!(tables.retained_len(AppId::DEFAULT), self.retained.len() as u64);
+        let upto = [u64::MAX, self.commands.saturating_sub(20)];
+        for (filter, upto) in FILTERS.iter().flat_map(|filter| upto.map(|upto| (filter, upto))) {
+            let page = tables.retained(AppId::DEFAULT, filter, upto, None, self.at_ms);
+            let live = self.retained.iter().filter(|(topic, (_, kept_at, expires_at_ms))| {
+                filter::matches(topic, filter)
+                    && *kept_at <= upto
+                    && expires_at_ms.is_none_or(|at_ms| at_ms > self.at_ms)
+            });
+            let expected: Vec<_> = live.map(|(_, (message, _, at_ms))| (message.clone(), *at_ms)).collect();
+            assert_eq!((page.messages, page.next), (expected, None), "{filter}");
+        }
+        let due = self.retained.values().any(|(.., at_ms)| at_ms.is_some_and(|at_ms| at_ms <= self.at_ms));
+        assert_eq!(tables.retained_due(self.at_ms), due);
+    }
+}

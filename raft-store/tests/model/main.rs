@@ -1,0 +1,204 @@
+//! Random commands against a model made of plain maps: after every slice both must answer the same.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and prints its seed")]
+
+#[path = "../world/mod.rs"]
+mod world;
+
+mod compare;
+mod exchanges;
+mod groups;
+mod numbers;
+mod pushes;
+mod retained;
+mod sessions;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster_proto::{
+    AppId, State, TerminalId, TerminalNo,
+    link::{Lane, Origin},
+};
+use raft_store::{
+    Applied, Command, CommandBody,
+    tables::{self, TablesOptions},
+};
+use rand::Rng as _;
+use world::Generator;
+
+use self::{groups::Groups, numbers::Numbers, pushes::Pushes, retained::Retained, sessions::Session};
+
+const QUOTA: usize = 6;
+const RETAINED_MAX: u64 = 4;
+const RETAINED_BYTES_MAX: u64 = 330;
+const WILL_TTL_MS: u64 = 1_500;
+
+#[test]
+fn tables_agree_with_plain_maps() {
+    for (seed, cache_bytes) in [(1, 1 << 20), (2, 30_000), (3, 0), (4, 1 << 20)] {
+        run(seed, cache_bytes, 260);
+    }
+}
+
+fn run(seed: u64, cache_bytes: usize, slices: usize) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = TablesOptions {
+        owed_per_terminal_max: QUOTA,
+        retained_max: RETAINED_MAX,
+        retained_bytes_max: RETAINED_BYTES_MAX,
+        will_ttl_default_ms: WILL_TTL_MS,
+        cache_bytes,
+    };
+    let (tables, mut machine) = tables::open(directory.path(), options).unwrap();
+    let mut generator = Generator::new(seed, tables.clone());
+    let mut model = Model::default();
+    for slice in 0..slices {
+        let mut entries = Vec::new();
+        if slice == 0 {
+            entries.push(generator.world());
+        }
+        entries.extend((0..generator.rng.random_range(1..4)).map(|_| generator.entry()));
+        let commands = entries.clone();
+        let answers = machine.apply(entries, None, &mut Vec::new()).unwrap();
+        for ((_, batch), answers) in commands.into_iter().zip(answers) {
+            let Some(batch) = batch else { continue };
+            model.at_ms = batch.at_ms;
+            for (command, answer) in batch.commands.into_iter().zip(answers) {
+                model.apply(&command, &answer);
+            }
+        }
+        model.compare(&tables, slice % 20 == 0);
+        if slice % 60 == 30 {
+            machine.flush().unwrap();
+        }
+    }
+    assert_eq!(tables.failure(), None);
+    model.assert_was_interesting();
+}
+
+#[derive(Default)]
+struct Model {
+    at_ms: u64,
+    commands: u64,
+    numbers: Numbers,
+    /// By terminal, registered or not.
+    sessions: BTreeMap<TerminalId, Session>,
+    last_session: u64,
+    /// Incarnation, ended, last sequence by lane.
+    edges: BTreeMap<u64, (u64, bool, BTreeMap<Lane, u64>)>,
+    pushes: Pushes,
+    retained: Retained,
+    groups: Groups,
+    steps: u64,
+    seen: Seen,
+}
+
+/// What happened in a run.
+#[derive(Debug, Default)]
+struct Seen {
+    states: BTreeSet<State>,
+    purged: usize,
+    broad: usize,
+    repeated: usize,
+    resumed_outbound: usize,
+    resumed_inbound: usize,
+    wills: usize,
+    wills_discarded: usize,
+    retained_refused: usize,
+    groups_gone: usize,
+}
+
+impl Model {
+    fn apply(&mut self, command: &Command, answer: &Applied) {
+        self.commands += 1;
+        let origin = command.origin.as_ref();
+        let expected = match origin.and_then(|origin| self.admit(origin)) {
+            Some(refused) => refused,
+            None => self.body(origin, &command.body),
+        };
+        assert_eq!(*answer, expected, "{command:?}");
+    }
+
+    fn admit(&mut self, origin: &Origin) -> Option<Applied> {
+        let Some((incarnation, ended, seqs)) = self.edges.get_mut(&origin.edge.0) else {
+            return Some(Applied::Gap(0));
+        };
+        if origin.incarnation.0 < *incarnation || (origin.incarnation.0 == *incarnation && *ended) {
+            return Some(Applied::IncarnationOver);
+        }
+        if origin.incarnation.0 > *incarnation {
+            return Some(Applied::Gap(0));
+        }
+        let last = seqs.entry(origin.lane).or_default();
+        if origin.seq <= *last {
+            return Some(Applied::Duplicate);
+        }
+        if origin.seq > *last + 1 {
+            return Some(Applied::Gap(*last));
+        }
+        *last += 1;
+        None
+    }
+
+    fn body(&mut self, origin: Option<&Origin>, body: &CommandBody) -> Applied {
+        match body {
+            CommandBody::CreateApp { .. } => Applied::App(AppId(2)),
+            CommandBody::RegisterTerminals { terminals, .. } => {
+                let before = self.numbers.registered.len();
+                let nos = terminals.iter().map(|terminal| self.register(&terminal.id)).collect();
+                Applied::Registered { nos, new: (self.numbers.registered.len() - before) as u64 }
+            }
+            CommandBody::EdgeStarted { edge, incarnation } => {
+                self.end_life(edge.0, incarnation.0 - 1);
+                self.edges.insert(edge.0, (incarnation.0, false, BTreeMap::new()));
+                Applied::Done
+            }
+            CommandBody::EdgeEnded { edge, incarnation } => {
+                self.end_life(edge.0, incarnation.0);
+                self.edges.get_mut(&edge.0).unwrap().1 = true;
+                Applied::Done
+            }
+            CommandBody::OpenSession(open) => self.open(open),
+            CommandBody::DetachSession { holder, expiry_s, will, unacknowledged } => {
+                self.detach(holder, *expiry_s, *will, unacknowledged)
+            }
+            CommandBody::Subscribe { holder, subscriptions } => self.subscribe(holder, subscriptions),
+            CommandBody::Unsubscribe { holder, filters } => self.unsubscribe(holder, filters),
+            CommandBody::ExpireSessions { limit } => self.expire_sessions(*limit),
+            CommandBody::AcceptPush(push) => self.accept(origin, push),
+            CommandBody::RecordReceipts { items, steps } => {
+                items.iter().for_each(|item| self.receipt(item));
+                steps.iter().for_each(|step| self.step(origin.unwrap(), step));
+                Applied::Done
+            }
+            CommandBody::ExpirePushes { pushes } => self.expire_pushes(pushes),
+            CommandBody::CancelPush { app, push, in_flight } => self.cancel(*app, *push, in_flight),
+            CommandBody::PurgePushes { settled_before_ms, limit } => self.purge(*settled_before_ms, *limit),
+            CommandBody::Retain { message, ttl_ms } => match self.retain(message, *ttl_ms) {
+                Ok(()) => Applied::Done,
+                Err(refusal) => Applied::Refused(refusal),
+            },
+            CommandBody::Release(exchange) => self.release(origin.unwrap(), exchange),
+            CommandBody::PublishWills { limit } => self.publish_wills(*limit),
+            CommandBody::ExpireRetained { limit } => self.expire_retained(*limit),
+            CommandBody::Revoke { .. } | CommandBody::InstallKey(_) | CommandBody::Nothing => Applied::Done,
+        }
+    }
+
+    fn register(&mut self, id: &TerminalId) -> TerminalNo {
+        if !self.numbers.registered.contains_key(id) {
+            self.end(std::slice::from_ref(id));
+            self.numbers.register(id);
+        }
+        TerminalNo(self.numbers.registered[id])
+    }
+
+    /// A run in which something never happened proves little.
+    fn assert_was_interesting(&self) {
+        let seen = &self.seen;
+        println!("{} pushes, {} returned numbers, {seen:?}", self.pushes.last, self.numbers.returned);
+        assert!(seen.broad > 10 && seen.purged > 20 && seen.states.len() >= 8);
+        assert!(seen.repeated > 0 && seen.resumed_outbound > 3 && seen.resumed_inbound > 3);
+        assert!(seen.wills > 10 && seen.wills_discarded > 3);
+        assert!(seen.retained_refused > 0 && seen.groups_gone > 3 && self.numbers.returned > 0);
+    }
+}

@@ -1,0 +1,73 @@
+//! Terminal numbers: who has which, and when one that was lent returns.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster_proto::{TerminalId, TerminalNo};
+
+#[derive(Default)]
+pub(crate) struct Numbers {
+    pub(crate) registered: BTreeMap<TerminalId, u32>,
+    /// Of clients; groups have a number and no id.
+    lent: BTreeMap<TerminalId, u32>,
+    count: u32,
+    free: BTreeSet<u32>,
+    /// Until no push up to the first is left; with the client they are of.
+    waiting: BTreeMap<(u64, u32), Option<TerminalId>>,
+    pub(crate) returned: usize,
+}
+
+impl Numbers {
+    pub(crate) fn register(&mut self, id: &TerminalId) {
+        self.lent.remove(id);
+        self.registered.insert(id.clone(), self.registered.len() as u32 + 1);
+    }
+
+    pub(crate) fn of(&self, id: &TerminalId) -> Option<u32> {
+        self.registered.get(id).or_else(|| self.lent.get(id)).copied()
+    }
+
+    /// The number of a client that needs one.
+    pub(crate) fn find_or_lend(&mut self, id: &TerminalId) -> u32 {
+        if let Some(no) = self.of(id) {
+            self.waiting.retain(|(_, waiting), _| *waiting != no);
+            return no;
+        }
+        let no = self.lend();
+        self.lent.insert(id.clone(), no);
+        no
+    }
+
+    pub(crate) fn lend(&mut self) -> u32 {
+        self.free.pop_first().unwrap_or_else(|| {
+            self.count += 1;
+            TerminalNo::UNREGISTERED_FIRST.0 + self.count - 1
+        })
+    }
+
+    /// Its session or group ended.
+    pub(crate) fn release(&mut self, no: u32, id: Option<&TerminalId>, oldest_push: u64, last_push: u64) {
+        if TerminalNo(no).is_registered() {
+            return;
+        }
+        if oldest_push > last_push {
+            return self.give_back(no, id.cloned());
+        }
+        self.waiting.insert((last_push, no), id.cloned());
+    }
+
+    pub(crate) fn give_back_purged(&mut self, oldest_push: u64, limit: usize) {
+        let purged = self.waiting.range(..(oldest_push, 0)).take(limit.max(1)).map(|(key, _)| *key);
+        for key in purged.collect::<Vec<_>>() {
+            let id = self.waiting.remove(&key).unwrap();
+            self.give_back(key.1, id);
+        }
+    }
+
+    fn give_back(&mut self, no: u32, id: Option<TerminalId>) {
+        if let Some(id) = id.filter(|id| self.lent.get(id) == Some(&no)) {
+            self.lent.remove(&id);
+        }
+        self.free.insert(no);
+        self.returned += 1;
+    }
+}

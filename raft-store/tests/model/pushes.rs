@@ -1,0 +1,232 @@
+//! Pushes and their states.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cluster_proto::{
+    AppId, DropReason, Message, Outcome, PushId, PushKind, Qos, State, TerminalNo, TerminalSet, Will,
+    limits::SMALL_AUDIENCE_MAX,
+    link::{Origin, Receipt},
+};
+use fabric_core::subscriptions::filter;
+use raft_store::{
+    Applied, Refusal,
+    command::{AcceptPush, Audience, IdempotencyKey},
+    tables::Withdrawn,
+};
+
+use crate::{Model, QUOTA, WILL_TTL_MS};
+
+#[derive(Default)]
+pub(crate) struct Pushes {
+    pub(crate) kept: BTreeMap<PushId, Push>,
+    keys: BTreeMap<String, (u128, PushId, u64)>,
+    pub(crate) last: u64,
+    /// No push before is kept; one less than in the tables, which begin at 1.
+    oldest: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Push {
+    pub(crate) kind: PushKind,
+    pub(crate) qos0: BTreeSet<u32>,
+    pub(crate) states: BTreeMap<u32, State>,
+    pub(crate) withdrawn: Option<Withdrawn>,
+    pub(crate) expires_at_ms: u64,
+    pub(crate) settled_at_ms: Option<u64>,
+    key: Option<String>,
+}
+
+impl Pushes {
+    pub(crate) fn oldest(&self) -> u64 {
+        self.oldest + 1
+    }
+}
+
+impl Model {
+    pub(crate) fn accept(&mut self, origin: Option<&Origin>, accept: &AcceptPush) -> Applied {
+        if let Some(key) = &accept.idempotency
+            && let Some((digest, push, audience)) = self.pushes.keys.get(&key.key)
+        {
+            return if *digest == key.digest {
+                Applied::Accepted { push: *push, audience: *audience, repeated: true }
+            } else {
+                Applied::Refused(Refusal::KeyReused)
+            };
+        }
+        if let Some(answer) = accept.exchange.and_then(|exchange| self.taken(origin.unwrap(), &exchange)) {
+            return answer;
+        }
+        let (audience, qos0) = match &accept.audience {
+            Audience::All => (self.numbers.registered.values().copied().collect(), BTreeSet::new()),
+            Audience::Topic => self.subscribers(&accept.message),
+            Audience::Terminals(ids) => {
+                let (known, unknown): (Vec<_>, Vec<_>) =
+                    ids.iter().partition(|id| self.numbers.registered.contains_key(id));
+                if !unknown.is_empty() {
+                    let unknown = unknown.into_iter().take(8).cloned().collect();
+                    return Applied::Refused(Refusal::UnknownTerminals(unknown));
+                }
+                (known.into_iter().map(|id| self.numbers.registered[id]).collect(), BTreeSet::new())
+            }
+        };
+        if accept.message.retain
+            && let Err(refusal) = self.retain(&accept.message, accept.retained_ttl_ms)
+        {
+            return Applied::Refused(refusal);
+        }
+        let len = audience.len() as u64;
+        let key = accept.idempotency.as_ref();
+        let push = self.push(&accept.message, (audience, qos0), accept.ttl_ms, key);
+        if let Some(exchange) = &accept.exchange {
+            self.take(exchange, push, len);
+        }
+        Applied::Accepted { push, audience: len, repeated: false }
+    }
+
+    pub(crate) fn publish(&mut self, wills: Vec<Will>) {
+        for will in wills {
+            self.seen.wills += 1;
+            let audience = self.subscribers(&will.message);
+            if will.message.retain {
+                let _ = self.retain(&will.message, will.ttl_ms);
+            }
+            self.push(&will.message, audience, will.ttl_ms.unwrap_or(WILL_TTL_MS), None);
+        }
+    }
+
+    fn push(
+        &mut self,
+        message: &Message,
+        (audience, qos0): (BTreeSet<u32>, BTreeSet<u32>),
+        ttl_ms: u64,
+        key: Option<&IdempotencyKey>,
+    ) -> PushId {
+        self.pushes.last += 1;
+        let (push, len) = (PushId(self.pushes.last), audience.len() as u64);
+        let is_small = audience.len() <= SMALL_AUDIENCE_MAX;
+        self.seen.broad += usize::from(!is_small);
+        let state = |no: u32| match is_small && self.owed_small(no) >= QUOTA {
+            true => State::Dropped(DropReason::OverQuota),
+            false => State::Pending,
+        };
+        let states: BTreeMap<_, _> = audience.into_iter().map(|no| (no, state(no))).collect();
+        if let Some(key) = key {
+            self.pushes.keys.insert(key.key.clone(), (key.digest, push, len));
+        }
+        if len > 0 || message.kind == PushKind::Identity || key.is_some() {
+            let (kind, expires_at_ms) = (message.kind, self.at_ms + ttl_ms);
+            let key = key.map(|key| key.key.clone());
+            let entry = Push { kind, qos0, states, withdrawn: None, expires_at_ms, settled_at_ms: None, key };
+            self.pushes.kept.insert(push, entry);
+            self.settle(push, [], State::Delivered);
+        } else if self.pushes.oldest() == push.0 {
+            self.pushes.oldest += 1;
+        }
+        push
+    }
+
+    fn subscribers(&self, message: &Message) -> (BTreeSet<u32>, BTreeSet<u32>) {
+        let (mut all, mut qos0) = (BTreeSet::new(), BTreeSet::new());
+        for session in self.sessions.values() {
+            let is_publisher = message.publisher == Some(TerminalNo(session.no));
+            let matching = session.subscriptions.iter().filter(|(filter, (_, no_local))| {
+                !filter.starts_with("$share/")
+                    && filter::matches(&message.topic, filter)
+                    && !(is_publisher && *no_local)
+            });
+            if let Some(qos) = matching.map(|(_, (qos, _))| *qos).max() {
+                all.insert(session.no);
+                if qos == Qos::AtMostOnce {
+                    qos0.insert(session.no);
+                }
+            }
+        }
+        all.extend(self.groups.matching(&message.topic));
+        (all, qos0)
+    }
+
+    fn owed_small(&self, no: u32) -> usize {
+        let small = self.pushes.kept.values().filter(|push| push.states.len() <= SMALL_AUDIENCE_MAX);
+        small.filter(|push| push.states.get(&no) == Some(&State::Pending)).count()
+    }
+
+    pub(crate) fn is_pending(&self, push: PushId, no: u32) -> bool {
+        self.pushes.kept.get(&push).is_some_and(|push| push.states.get(&no) == Some(&State::Pending))
+    }
+
+    pub(crate) fn settle(&mut self, push: PushId, nos: impl IntoIterator<Item = u32>, state: State) {
+        let Some(push) = self.pushes.kept.get_mut(&push) else { return };
+        for no in nos {
+            if let Some(before) = push.states.get_mut(&no).filter(|before| before.may_become(state)) {
+                *before = state;
+            }
+        }
+        let is_settled = push.states.values().all(|state| *state != State::Pending);
+        if is_settled && push.settled_at_ms.is_none() {
+            push.settled_at_ms = Some(self.at_ms);
+        }
+        self.seen.states.extend(push.states.values());
+    }
+
+    /// Sessions and groups of these numbers ended.
+    pub(crate) fn settle_gone(&mut self, nos: &[u32]) {
+        let topic = self.pushes.kept.iter().filter(|(_, push)| push.kind == PushKind::Topic);
+        for push in topic.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.settle(push, nos.iter().copied(), State::Dropped(DropReason::SessionGone));
+        }
+    }
+
+    pub(crate) fn receipt(&mut self, item: &Receipt) {
+        let Some(push) = self.pushes.kept.get(&item.push) else { return };
+        let state = match item.outcome {
+            Outcome::Delivered => Some(State::Delivered),
+            Outcome::Sent => Some(State::Sent),
+            Outcome::Dropped(reason) => Some(State::Dropped(reason)),
+            Outcome::NotWritten => push.withdrawn.map(|why| why.state()),
+        };
+        if let Some(state) = state {
+            self.settle(item.push, item.terminals.iter().map(|no| no.0), state);
+        }
+    }
+
+    pub(crate) fn expire_pushes(&mut self, pushes: &[(PushId, TerminalSet)]) -> Applied {
+        for (push, in_flight) in pushes {
+            self.withdraw(*push, Withdrawn::Expired, in_flight);
+        }
+        Applied::Done
+    }
+
+    pub(crate) fn cancel(&mut self, app: AppId, push: PushId, in_flight: &TerminalSet) -> Applied {
+        if app != AppId::DEFAULT || !self.pushes.kept.contains_key(&push) {
+            return Applied::Refused(Refusal::UnknownPush);
+        }
+        self.withdraw(push, Withdrawn::Cancelled, in_flight);
+        Applied::Done
+    }
+
+    fn withdraw(&mut self, id: PushId, why: Withdrawn, in_flight: &TerminalSet) {
+        let Some(push) = self.pushes.kept.get_mut(&id).filter(|push| push.settled_at_ms.is_none()) else {
+            return;
+        };
+        let why = *push.withdrawn.get_or_insert(why);
+        let pending = push.states.iter().filter(|(_, state)| **state == State::Pending);
+        let rest = pending.map(|(no, _)| *no).filter(|no| !in_flight.contains(TerminalNo(*no)));
+        let rest: Vec<_> = rest.collect();
+        self.settle(id, rest, why.state());
+    }
+
+    pub(crate) fn purge(&mut self, settled_before_ms: u64, limit: u32) -> Applied {
+        let old = self.pushes.kept.iter().filter_map(|(id, p)| Some((p.settled_at_ms?, *id)));
+        let mut old: Vec<_> = old.filter(|(at, _)| *at < settled_before_ms).collect();
+        old.sort();
+        for (_, id) in old.into_iter().take(limit as usize) {
+            let push = self.pushes.kept.remove(&id).unwrap();
+            push.key.map(|key| self.pushes.keys.remove(&key));
+            self.seen.purged += 1;
+        }
+        let oldest = self.pushes.kept.first_key_value().map_or(self.pushes.last + 1, |(id, _)| id.0);
+        self.pushes.oldest = oldest - 1;
+        self.numbers.give_back_purged(oldest, limit as usize);
+        Applied::Done
+    }
+}
