@@ -97,12 +97,18 @@ pub enum ListenError {
     NoCertificate(Kind),
 }
 
+/// Listeners that are open.
+#[derive(Debug)]
+pub(crate) struct Open {
+    /// For each shard its sockets.
+    pub(crate) by_shard: Vec<Vec<Bound>>,
+    /// Where each kind is listened for; at least one.
+    pub(crate) addresses: Vec<(Kind, SocketAddr)>,
+}
+
 impl Listeners {
-    /// Opens all of them: for each shard its sockets, and where each kind is listened for.
-    pub(crate) fn bind(
-        &self,
-        shards: usize,
-    ) -> Result<(Vec<Vec<Bound>>, Vec<(Kind, SocketAddr)>), ListenError> {
+    /// Opens all of them.
+    pub(crate) fn open(&self, shards: usize) -> Result<Open, ListenError> {
         let mut by_shard: Vec<Vec<Bound>> = (0..shards).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
         for Listener { kind, address, proxy_protocol } in self.listeners.iter().cloned() {
@@ -116,7 +122,7 @@ impl Listeners {
                 bound.push(Bound { kind, socket, proxy_protocol, tls: tls.clone() });
             }
         }
-        if addresses.is_empty() { Err(ListenError::None) } else { Ok((by_shard, addresses)) }
+        if addresses.is_empty() { Err(ListenError::None) } else { Ok(Open { by_shard, addresses }) }
     }
 }
 
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn all_shards_listen_on_one_port() {
-        let (by_shard, addresses) = listeners(localhost()).bind(3).expect("bind");
+        let Open { by_shard, addresses } = listeners(localhost()).open(3).expect("bind");
         let port = |bound: &Vec<Bound>| bound[0].socket.local_addr().expect("address").port();
         let ports: Vec<u16> = by_shard.iter().map(port).collect();
         assert_eq!(ports, [addresses[0].1.port(); 3]);
@@ -182,8 +188,8 @@ mod tests {
 
     #[test]
     fn a_port_that_another_edge_shares_among_its_shards_is_still_taken() {
-        let (_bound, addresses) = listeners(localhost()).bind(2).expect("bind");
-        let error = listeners(addresses[0].1).bind(2).expect_err("taken");
+        let open = listeners(localhost()).open(2).expect("bind");
+        let error = listeners(open.addresses[0].1).open(2).expect_err("taken");
         assert!(
             matches!(&error, ListenError::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
         );
@@ -192,9 +198,9 @@ mod tests {
 
     #[test]
     fn an_edge_without_a_listener_or_a_certificate_says_so() {
-        assert!(matches!(Listeners::default().bind(1), Err(ListenError::None)));
+        assert!(matches!(Listeners::default().open(1), Err(ListenError::None)));
         let mut tls = listeners(localhost());
         tls.listeners[0].kind = Kind::Tls;
-        assert!(matches!(tls.bind(1), Err(ListenError::NoCertificate(Kind::Tls))));
+        assert!(matches!(tls.open(1), Err(ListenError::NoCertificate(Kind::Tls))));
     }
 }

@@ -45,6 +45,7 @@ pub use self::{
 };
 use self::{
     hub::{Hub, HubParts, Order},
+    listener::Open,
     messages::ToShard,
     shard::ShardParts,
     shared::EdgeShared,
@@ -151,13 +152,13 @@ pub async fn start(options: EdgeOptions, endpoint: Endpoint, keyring: Arc<Keyrin
     anyhow::ensure!(!options.control_seeds.is_empty(), "an edge needs the address of a control node");
     metrics::describe();
     let shards = shard_count(options.shards);
-    let (bound, listeners) = options.listeners.bind(shards)?;
+    let Open { by_shard, addresses: listeners } = options.listeners.open(shards)?;
     let shared =
         Arc::new(EdgeShared::new(options.node, options.anonymous, keyring, options.limits.clone(), shards));
     let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| mpsc::channel(INBOX_MAX)).unzip();
     let (hub_inbox, from_shards) = mpsc::channel(HUB_INBOX_MAX);
     let mut threads = Vec::new();
-    for ((index, listeners), inbox) in (0u16..).zip(bound).zip(receivers) {
+    for ((index, listeners), inbox) in (0u16..).zip(by_shard).zip(receivers) {
         threads.push(shard::spawn(ShardParts {
             index,
             shared: Arc::clone(&shared),

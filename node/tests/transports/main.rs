@@ -41,6 +41,8 @@ struct Setting {
     connect_timeout: Option<Duration>,
     packet_len_max: Option<u32>,
     proxy_protocol: bool,
+    /// Instead of anonymous access.
+    certificates_let_in: bool,
     /// Certificates by name, and of clients; made in the directory of the fixture.
     tls: Option<fn(&Path) -> TerminalTls>,
 }
@@ -84,8 +86,13 @@ impl Fixture {
             listeners: Listeners { listeners: KINDS.map(listener).to_vec(), tls: Some(Arc::clone(&tls)) },
             control_seeds: vec![leader.address.to_string()],
             shards: 2,
-            anonymous: true,
-            limits: Limits { gate: setting.gate, session, ..Limits::default() },
+            anonymous: !setting.certificates_let_in,
+            limits: Limits {
+                gate: setting.gate,
+                certificates_let_in: setting.certificates_let_in,
+                session,
+                ..Limits::default()
+            },
         };
         let endpoint = Endpoint::bind(localhost(), &own, &[]).expect("bind");
         let edge = edge::start(options, endpoint, Arc::new(Keyring::default())).await.expect("start");

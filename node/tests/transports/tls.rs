@@ -1,11 +1,13 @@
 //! TLS: versions, names, client certificates, new certificates.
 
+use std::io::{Read, Write};
+
 use carillon::{edge::Kind, transport::certs};
 use tokio::task::block_in_place;
 
 use super::{
     CertificatePaths, Clients, Fixture, KINDS, Setting, TerminalTls, certificate, default_tls,
-    wire::{PING, PONG, SUBACK, TlsClient, expect, expect_end, join, open, publish, subscribe},
+    wire::{PING, PONG, SUBACK, TlsClient, connect, expect, expect_end, join, open, publish, subscribe},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,14 +81,43 @@ async fn the_certificate_shown_is_the_one_for_the_name_asked_for() {
     });
 }
 
+/// Terminals show certificates of an authority of their own; strangers have another.
+fn with_clients(dir: &std::path::Path, required: bool) -> TerminalTls {
+    certificate(&dir.join("clients"), &[]);
+    certificate(&dir.join("strangers"), &[]);
+    let ca = dir.join("clients").join(certs::AUTHORITY_FILE);
+    TerminalTls { clients: Some(Clients { ca, required }), ..default_tls(dir) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_lets_a_terminal_in_by_its_name_where_that_is_configured() {
+    let tls: fn(&std::path::Path) -> TerminalTls = |dir| with_clients(dir, false);
+    for certificates_let_in in [true, false] {
+        let fixture =
+            Fixture::with(Setting { tls: Some(tls), certificates_let_in, ..Setting::default() }).await;
+        block_in_place(|| {
+            let (ca, address) = (fixture.ca(), fixture.address(Kind::Tls));
+            let paths = CertificatePaths::in_dir(&fixture.dir.path().join("clients"), "node-7");
+            // What the CONNACK says to this id.
+            let answer = |shows, id: &str| {
+                let mut tls = TlsClient { shows, ..TlsClient::new(&ca) }.connect(address).expect("TLS");
+                tls.write_all(&connect(id)).expect("write");
+                let mut connack = [0; 4];
+                tls.read_exact(&mut connack).expect("CONNACK");
+                connack[3]
+            };
+            assert_eq!(answer(Some(&paths), "Carillon node 7"), 0);
+            // Without the setting it is no more than a second lock, and these are anonymous clients.
+            let refused = u8::from(certificates_let_in) * 5;
+            assert_eq!(answer(Some(&paths), "somebody-else"), refused);
+            assert_eq!(answer(None, "Carillon node 7") != 0, certificates_let_in);
+        });
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminal_without_a_certificate_is_refused_where_one_is_required() {
-    fn tls(dir: &std::path::Path) -> TerminalTls {
-        certificate(&dir.join("clients"), &[]);
-        certificate(&dir.join("strangers"), &[]);
-        let ca = dir.join("clients").join(certs::AUTHORITY_FILE);
-        TerminalTls { clients: Some(Clients { ca, required: true }), ..default_tls(dir) }
-    }
+    let tls: fn(&std::path::Path) -> TerminalTls = |dir| with_clients(dir, true);
     let fixture = Fixture::with(Setting { tls: Some(tls), ..Setting::default() }).await;
     block_in_place(|| {
         let (ca, address) = (fixture.ca(), fixture.address(Kind::Tls));
@@ -98,7 +129,7 @@ async fn a_terminal_without_a_certificate_is_refused_where_one_is_required() {
             // In TLS 1.3 the client is done before the server has seen its certificate.
             let refused = match (TlsClient { shows, ..TlsClient::new(&ca) }).connect(address) {
                 Err(_) => true,
-                Ok(mut tls) => std::io::Read::read(&mut tls, &mut [0]).is_err(),
+                Ok(mut tls) => tls.read(&mut [0]).is_err(),
             };
             assert!(refused);
         }
@@ -131,7 +162,7 @@ async fn new_certificates_are_shown_after_a_reload_and_bad_ones_change_nothing()
         fixture.tls.reload().expect("a good pair");
         assert!(shown(&new_ca) && !shown(&old_ca));
 
-        std::io::Write::write_all(&mut open, PING).expect("write");
+        open.write_all(PING).expect("write");
         expect(&mut open, PONG);
     });
 }
@@ -141,7 +172,7 @@ async fn what_is_no_tls_is_closed_and_disturbs_nobody() {
     let fixture = Fixture::new().await;
     block_in_place(|| {
         let mut bad = super::wire::tcp(fixture.address(Kind::Tls));
-        std::io::Write::write_all(&mut bad, &super::wire::connect("in-clear")).expect("write");
+        bad.write_all(&connect("in-clear")).expect("write");
         expect_end(&mut bad);
         let mut good = open(Kind::Tls, fixture.address(Kind::Tls), &fixture.ca());
         join(&mut good, "good");
