@@ -22,6 +22,7 @@ say() {
 # hear NAME NODE TOPIC QOS COUNT [MORE...]: in the background, into $out/NAME; ready when this returns.
 hear() {
   local name=$1 node=$2 topic=$3 qos=$4 count=$5; shift 5
+  : >"$out/$name"
   # shellcheck disable=SC2046
   stdbuf -oL mosquitto_sub $(at "$node") -t "$topic" -q "$qos" -C "$count" -W "$limit" -d -F 'GOT %q %r %p' "$@" >"$out/$name" 2>&1 &
   pids[$name]=$!
@@ -32,10 +33,13 @@ hear() {
   done
 }
 
-# heard NAME: waits for the end of it; what it got.
-heard() { wait "${pids[$1]}" || { cat "$out/$1" >&2; exit 1; }; sed -n 's/^GOT //p' "$out/$1"; }
-
 same() { [ "$1" = "$2" ] || { printf 'expected:\n%s\ngot:\n%s\n' "$2" "$1" >&2; exit 1; }; }
+
+# heard NAME TEXT: waits for the end of it; that is what it got.
+heard() {
+  wait "${pids[$1]}" || { cat "$out/$1" >&2; exit 1; }
+  same "$(sed -n 's/^GOT //p' "$out/$1")" "$2"
+}
 
 declare -A pids=()
 
@@ -46,11 +50,11 @@ qos_both_ways() {
     hear "listener$from" "$to" "$run/way$from" 2 2
     say "$from" "way$from" one 1
     say "$from" "way$from" two 2
-    same "$(heard "listener$from")" $'1 0 one\n2 0 two'
+    heard "listener$from" $'1 0 one\n2 0 two'
   done
   hear zero 0 "$run/zero" 0 1
   say 0 zero none 0
-  same "$(heard zero)" '0 0 none'
+  heard zero '0 0 none'
 }
 
 retained() {
@@ -59,20 +63,21 @@ retained() {
     say 0 "kept$qos" kept "$qos" -r
     say 0 behind it 1
     hear "kept$qos" 2 "$run/kept$qos" 2 1
-    same "$(heard "kept$qos")" "$qos 1 kept"
+    heard "kept$qos" "$qos 1 kept"
     say 0 "kept$qos" '' 1 -r
   done
 }
 
 will() {
   hear listener 1 "$run/will" 1 1
+  : >"$out/dying"
   # shellcheck disable=SC2046
-  mosquitto_sub $(at 0) -t "$run/nothing" --will-topic "$run/will" --will-payload gone --will-qos 1 -d >"$out/dying" 2>&1 &
+  stdbuf -oL mosquitto_sub $(at 0) -t "$run/nothing" --will-topic "$run/will" --will-payload gone --will-qos 1 -d >"$out/dying" 2>&1 &
   local dying=$!
   until grep -q SUBACK "$out/dying"; do sleep 0.02; done
   kill -KILL "$dying"
   wait "$dying" 2>/dev/null || true
-  same "$(heard listener)" '1 0 gone'
+  heard listener '1 0 gone'
 }
 
 session() {
@@ -83,7 +88,7 @@ session() {
   say 1 session one 1
   say 1 session two 2
   hear moving 2 "$run/session" 2 2 -i "$run-moving" -c "${expiry[@]}"
-  same "$(heard moving)" $'1 0 one\n2 0 two'
+  heard moving $'1 0 one\n2 0 two'
 }
 
 shared() {
@@ -100,7 +105,7 @@ request() {
   # shellcheck disable=SC2046
   mosquitto_rr $(at 0) -t "$run/request" -e "$run/answer" -m question -q 1 -W "$limit" >"$out/answer" &
   local asking=$!
-  same "$(heard answering)" '1 0 question'
+  heard answering '1 0 question'
   say 1 answer answer 1
   wait "$asking"
   same "$(cat "$out/answer")" answer

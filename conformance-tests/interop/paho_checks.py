@@ -124,7 +124,10 @@ def session():
     terminal = Terminal("moving", 2, lasting=True)
     if VERSION != mqtt.MQTTv31:
         assert terminal.present
-    assert [terminal.message().payload.decode() for _ in texts] == texts
+    got = [terminal.message().payload.decode() for _ in texts]
+    # Order is kept for each QoS: this client shows a QoS 2 message when it is released, behind QoS 1 ones sent after it.
+    assert [text for text in got if int(text) % 2 == 0] == texts[0::2], got
+    assert [text for text in got if int(text) % 2 == 1] == texts[1::2], got
     terminal.bye()
     publisher.bye()
 

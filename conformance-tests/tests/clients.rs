@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use chaos_tests::cluster::Doors;
 use conformance_tests::{
-    nodes::Nodes,
+    nodes::{Nodes, nodes},
     programs::{passes, script},
     unique,
 };
@@ -13,13 +12,10 @@ use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(15);
 
-fn cluster() -> Nodes {
-    Nodes::start(Doors { anonymous: true, websocket: false })
-}
-
 #[test]
 fn mosquittos_clients_work() {
-    let nodes = cluster();
+    let nodes = nodes();
+    let _steady = nodes.steady();
     for (version, checks) in [
         ("3.1", &["qos_both_ways", "retained", "will", "session"][..]),
         ("3.1.1", &["qos_both_ways", "retained", "will", "session"]),
@@ -181,7 +177,8 @@ impl Terminal {
 
 #[test]
 fn rumqttc_works() {
-    let nodes = cluster();
+    let nodes = nodes();
+    let _steady = nodes.steady();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     for new in [false, true] {
         runtime.block_on(qos_both_ways(&nodes, new));

@@ -375,10 +375,11 @@ fn sessions_and_retained_messages_survive_the_kill_of_the_leader() {
     let (mut later, _) = insist(nodes.mqtt(3), &Connect::new(V5, &unique("later")));
     later.subscribe(&topic, 1);
     assert_eq!(later.take().text(), "kept");
-    later.publish(&topic, "fence", 2);
+    let mut publisher = open(nodes.mqtt(1), V5);
+    publisher.publish(&topic, "fence", 2);
     let got = subscriber.texts_until("fence");
     assert!(got.contains(&"after 1".to_owned()) && got.contains(&"after 2".to_owned()), "{got:?}");
-    later.retain(&topic, "", 1);
+    publisher.retain(&topic, "", 1);
 }
 
 // Section 3.2.2.2: 0x88, in MQTT 3.1.1 return code 3.

@@ -106,6 +106,8 @@ impl Cluster {
     }
 
     async fn found(&mut self, binary: &Path) -> Result<()> {
+        // A node is live before its API listens.
+        self.nodes[0].wait_listening(LIVE_LIMIT).await?;
         let certs = self.dir.join("certs");
         let token = self.dir.join("admin.token");
         let mut command = Command::new(binary);

@@ -187,6 +187,18 @@ key = "{dir}/certs/node.key"
         Ok(())
     }
 
+    /// Waits until its API takes connections.
+    pub async fn wait_listening(&self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while TcpStream::connect(("127.0.0.1", self.ports.api)).await.is_err() {
+            if Instant::now() > deadline {
+                bail!("the API of node {} does not listen after {limit:?}", self.id);
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     /// Waits until `path` (`/livez`, `/readyz`) answers 200.
     pub async fn wait_for(&mut self, path: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
