@@ -174,7 +174,7 @@ fn a_qos_2_delivery_that_has_begun_ends_with_its_members_session_and_goes_to_nob
 }
 
 #[test]
-fn a_new_leader_learns_who_holds_what_before_it_gives_anything() {
+fn a_new_leader_learns_who_holds_what_before_it_gives_what_is_older_than_itself() {
     let (mut w, group, first, second) = two(false, Qos::AtLeastOnce);
     let (one, two) = (w.push_news(Qos::AtLeastOnce), w.push_news(Qos::AtLeastOnce));
     w.change_leader();
@@ -182,6 +182,8 @@ fn a_new_leader_learns_who_holds_what_before_it_gives_anything() {
     let first = Client { link: a, ..first };
     w.pull(a, first.no(), first.bound.epoch, one);
     assert_eq!(given(&mut w, &first), [], "the other edge has not told");
+    let new = w.push_news(Qos::AtLeastOnce);
+    assert_eq!(given(&mut w, &first), [(new, false)], "nobody else can have it");
     let held = SharedInFlight { push: two, group, member: second.no() };
     let b = w.relink(2, vec![second.report(two, false)], vec![held]);
     assert_eq!(given(&mut w, &first), [(one, false)], "the first edge lost it");
