@@ -44,5 +44,6 @@ pub const PUSH_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 pub const PUSH_TTL_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
 /// Longest session expiry; a terminal that asks for more (or for ever) gets this, and is told (MQTT 5).
 pub const SESSION_EXPIRY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Most bytes of retained messages in one answer.
-pub const RETAINED_PAGE_LEN_MAX: usize = 256 * 1024;
+/// Most bytes of retained messages in one answer, unless one alone is larger. A subscriber that does not read holds one
+/// answer: no more than what is on its way to its socket.
+pub const RETAINED_PAGE_LEN_MAX: usize = 64 * 1024;

@@ -402,7 +402,8 @@ pub struct Bind {
     pub clean_start: bool,
     /// Seconds the session outlives its connection; 0: it ends with it.
     pub session_expiry_s: u32,
-    /// Unique within the edge's incarnation: a repeated Bind does not see its own session as present.
+    /// Unique within the edge's incarnation, and larger for every later Bind: a repeated Bind does not see its own
+    /// session as present, and an older one does not take it back.
     pub connection: u64,
     /// Wait until receipts up to here are applied, so that what this edge already has acknowledged is not owed.
     pub after_receipts: u64,
@@ -718,7 +719,7 @@ pub struct ExchangeStep {
 pub enum Step {
     /// The packet id is given to this push; then PUBLISH is written.
     Begin {
-        /// Which.
+        /// Which; 0, which no push has, for a retained message: of it the packet id alone is kept.
         push: PushId,
         /// Whom receipts name.
         target: TerminalNo,

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use carillon::edge::codec::{Outgoing, PublishTemplate, decode, encode, write_delivery};
+use carillon::edge::codec::{Outgoing, Own, PublishTemplate, decode, encode, write_delivery};
 use cluster_proto::{AppId, Message, MessageProperties, PushKind, Qos};
 use fabric_core::mqtt::{
-    Action, Delivery, Malformed, Moment, Packet, ProtocolVersion, Reason, Session, SessionConfig,
-    packet::{Ack, Codes, ConnAck, ConnAckProperties, Connect, Disconnect, Publish},
+    Action, Alias, Delivery, Malformed, Moment, Packet, ProtocolVersion, Reason, Session, SessionConfig,
+    packet::{Ack, Auth, Codes, ConnAck, ConnAckProperties, Connect, Disconnect, Publish},
     size::publish_len,
 };
 use proptest::prelude::*;
@@ -65,7 +65,7 @@ fn connect_is_read_in_all_versions_with_its_credentials_as_sent() {
 }
 
 #[test]
-fn a_will_is_read_so_that_it_can_be_refused() {
+fn a_will_is_read_with_its_properties() {
     let connect = connect(&connect_bytes("MQTT", 5, 0x2E, b"\0\0\x02id\x05\x18\0\0\0\x07\0\x01w\0\x02by"));
     let will = connect.will.unwrap();
     assert_eq!((will.topic.as_str(), &will.payload[..], will.qos), ("w", &b"by"[..], Qos::AtLeastOnce));
@@ -153,6 +153,16 @@ fn malformed_packets_of_live_connections_are_refused() {
         (b"\xC0\x01\0", V311, malformed),                   // PINGREQ with a body
         (b"\xE0\x01\0", V311, malformed),                   // DISCONNECT with a reason in 3.1.1
         (b"\xE0\x01\x8E", V5, protocol),                    // a server's reason
+        (b"\xE0\x07\0\x05\x1C\0\x02b1", V5, malformed),     // Server Reference from a terminal
+        (b"\x40\x03\0\x01\x92", V5, protocol),              // a reason PUBACK does not have
+        (b"\x50\x03\0\x01\x01", V5, protocol),              // nor PUBREC
+        (b"\x62\x03\0\x01\x10", V5, protocol),              // nor PUBREL
+        (b"\x70\x03\0\x01\x80", V5, protocol),              // nor PUBCOMP
+        (b"\xF0\x01\x8C", V5, protocol),                    // nor AUTH
+        (b"\xF0\x05\x19\x03\x16\0\0", V5, protocol),        // Authentication Data without a method
+        (b"\xF2\0", V5, malformed),                         // AUTH with flags
+        (b"\x30\x07\0\x01a\x03\x11\0\0", V5, malformed),    // a property of CONNECT in PUBLISH
+        (b"\x30\x0A\0\x01a\x06\x23\0\x01\x23\0\x02", V5, protocol), // Topic Alias twice
         (b"\x40\x03\0\x01\0", V311, malformed),             // PUBACK goes on
         (b"\x40\x02\0\0", V5, protocol),                    // packet identifier 0
         (b"\x60\x02\0\x01", V5, malformed),                 // PUBREL without its flags
@@ -171,7 +181,7 @@ fn version_5_packets_may_be_as_short_as_they_like() {
         let ack = Ack { packet_id: 7, reason: Reason::SUCCESS };
         assert_eq!(decoded(bytes, Some(V5)), Ok(Some(Packet::PubAck(ack))), "{bytes:02x?}");
     }
-    assert_eq!(decoded(&[0xF0, 0], Some(V5)), Ok(Some(Packet::Auth(Reason::SUCCESS))));
+    assert_eq!(decoded(&[0xF0, 0], Some(V5)), Ok(Some(Packet::Auth(Box::default()))));
 }
 
 #[test]
@@ -198,6 +208,86 @@ fn a_packet_is_taken_when_its_last_byte_is_there_and_not_before() {
     assert_eq!((publish.packet_id, &publish.payload[..], publish.qos), (9, &b"hi"[..], Qos::AtLeastOnce));
     assert_eq!(decode(&mut buffer, Some(V311), LEN_MAX), Ok(Some(Packet::PingReq)));
     assert!(buffer.is_empty());
+}
+
+#[test]
+fn every_reason_of_an_acknowledgement_is_read_as_it_is() {
+    for code in [0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99] {
+        let ack = Ack { packet_id: 7, reason: Reason(code) };
+        assert_eq!(decoded(&[0x40, 3, 0, 7, code], Some(V5)), Ok(Some(Packet::PubAck(ack))));
+        assert_eq!(decoded(&[0x50, 4, 0, 7, code, 0], Some(V5)), Ok(Some(Packet::PubRec(ack))));
+    }
+    for code in [0x00, 0x92] {
+        let ack = Ack { packet_id: 7, reason: Reason(code) };
+        assert_eq!(decoded(&[0x62, 3, 0, 7, code], Some(V5)), Ok(Some(Packet::PubRel(ack))));
+        assert_eq!(decoded(&[0x70, 3, 0, 7, code], Some(V5)), Ok(Some(Packet::PubComp(ack))));
+    }
+    assert_eq!(decoded(&[0x62, 2, 0, 7], Some(V31)).unwrap().unwrap(), Packet::PubRel(ack_of(7)));
+}
+
+fn ack_of(packet_id: u16) -> Ack {
+    Ack { packet_id, reason: Reason::SUCCESS }
+}
+
+#[test]
+fn disconnect_and_auth_are_read_with_their_properties() {
+    let packet = decoded(b"\xE0\x0C\x04\x0A\x11\0\0\0\x09\x1F\0\x02by", Some(V5));
+    let Ok(Some(Packet::Disconnect(disconnect))) = packet else { panic!("{packet:?}") };
+    assert_eq!(
+        (disconnect.reason, disconnect.session_expiry_s, disconnect.reason_string.as_deref()),
+        (Reason::DISCONNECT_WITH_WILL, Some(9), Some("by"))
+    );
+    let auth = Auth {
+        reason: Reason::REAUTHENTICATE,
+        method: Some("JWT".to_owned()),
+        data: Some(Bytes::from_static(b"\xFFx")),
+        reason_string: Some("why".to_owned()),
+        user_properties: vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())],
+    };
+    let packet = Packet::Auth(Box::new(auth));
+    assert_eq!(decoded(&encoded(&packet, V5), Some(V5)), Ok(Some(packet)));
+}
+
+/// Each property and each filter would become memory of its own, many times what it takes on the wire.
+#[test]
+fn lists_without_end_are_refused_before_they_become_memory() {
+    let mut publish = BytesMut::from(&b"\x30\xFF\xFF\x0F\0\x01a"[..]);
+    publish.put_slice(&[0xF5, 0xFF, 0x0F]);
+    publish.resize(4 + 0x3FFFF, 0);
+    assert_eq!(refused(&publish, Some(V5)), Reason::PACKET_TOO_LARGE);
+    for (first, filter) in [(0x82, &b"\0\x01a\0"[..]), (0xA2, b"\0\x01a")] {
+        let packet = |count: usize| {
+            let mut packet = BytesMut::from(&[first][..]);
+            let len = 2 + count * filter.len();
+            packet.put_slice(&[(len & 0x7F) as u8 | 0x80, (len >> 7) as u8, 0, 1]);
+            (0..count).for_each(|_| packet.put_slice(filter));
+            packet
+        };
+        assert!(matches!(decoded(&packet(256), Some(V311)), Ok(Some(_))));
+        assert_eq!(refused(&packet(257), Some(V311)), Reason::QUOTA_EXCEEDED);
+    }
+}
+
+#[test]
+fn one_byte_at_a_time_is_read_like_all_at_once() {
+    let bytes = [
+        &connect_bytes("MQTT", 5, 2, b"\0\0\x01a")[..],
+        b"\x32\x08\0\x01a\0\x09\0hi",
+        b"\x82\x07\0\x01\0\0\x01a\x01",
+        b"\xC0\0",
+        b"\xE0\0",
+    ]
+    .concat();
+    let (mut buffer, mut version, mut count) = (BytesMut::new(), None, 0);
+    for byte in bytes {
+        buffer.put_u8(byte);
+        if let Some(packet) = decode(&mut buffer, version, LEN_MAX).unwrap() {
+            version = version.or(Some(V5));
+            assert_eq!((count == 0, buffer.len()), (matches!(packet, Packet::Connect(_)), 0));
+            count += 1;
+        }
+    }
+    assert_eq!(count, 5);
 }
 
 // ---------------------------------------------------------------- what we send
@@ -231,6 +321,8 @@ fn answers_have_the_bytes_of_the_specification() {
         (Packet::PubAck(ack(0)), b"\x40\x02\0\x0A", b"\x40\x02\0\x0A"),
         (Packet::PubAck(ack(0x10)), b"\x40\x02\0\x0A", b"\x40\x04\0\x0A\x10\0"),
         (Packet::PubComp(ack(0x92)), b"\x70\x02\0\x0A", b"\x70\x04\0\x0A\x92\0"),
+        (Packet::PubRec(ack(0x99)), b"\x50\x02\0\x0A", b"\x50\x04\0\x0A\x99\0"),
+        (Packet::PubRec(ack(0)), b"\x50\x02\0\x0A", b"\x50\x02\0\x0A"),
         (Packet::PubRel(ack(0x92)), b"\x62\x02\0\x0A", b"\x62\x04\0\x0A\x92\0"),
         (Packet::SubAck(codes(&[0, 1, 0x9E])), b"\x90\x05\0\x0A\0\x01\x80", b"\x90\x06\0\x0A\0\0\x01\x9E"),
         (Packet::UnsubAck(codes(&[0, 0x11])), b"\xB0\x02\0\x0A", b"\xB0\x05\0\x0A\0\0\x11"),
@@ -265,10 +357,15 @@ fn connack_carries_code_and_properties() {
     let properties = ConnAckProperties {
         maximum_qos: Some(Qos::AtLeastOnce),
         retain_available: Some(false),
+        response_information: Some("r/".to_owned()),
+        authentication_method: Some("JWT".to_owned()),
         ..ConnAckProperties::default()
     };
     let accepted = ConnAck { session_present: true, reason: Reason::SUCCESS, properties };
-    assert_eq!(encoded(&Packet::ConnAck(Box::new(accepted)), V5), b"\x20\x07\x01\0\x04\x24\x01\x25\0");
+    assert_eq!(
+        encoded(&Packet::ConnAck(Box::new(accepted)), V5),
+        b"\x20\x12\x01\0\x0F\x24\x01\x25\0\x1A\0\x02r/\x15\0\x03JWT"
+    );
 }
 
 #[test]
@@ -284,7 +381,8 @@ fn every_reason_code_can_be_sent_in_every_answer() {
             Packet::UnsubAck(codes),
             Packet::Disconnect(Box::new(Disconnect { reason, ..Disconnect::default() })),
         ] {
-            encoded(&packet, V5);
+            let bytes = encoded(&packet, V5);
+            assert!(code == 0 || bytes.contains(&code), "{packet:?} as {bytes:02x?}");
             encode(&packet, V311, &mut BytesMut::new());
         }
     }
@@ -333,46 +431,58 @@ proptest! {
         message in message(),
         version in prop_oneof![Just(V31), Just(V311), Just(V5)],
         packet_id in 0..=u16::MAX,
+        acknowledged in prop_oneof![Just(Qos::AtLeastOnce), Just(Qos::ExactlyOnce)],
         dup in any::<bool>(),
+        retain in any::<bool>(),
+        alias in prop::option::of((1..=u16::MAX, any::<bool>())),
         expiry_s in prop::option::of(any::<u32>()),
         subscription_ids in prop::collection::vec(1..=268_435_455u32, 0..3),
     ) {
-        let qos = if packet_id == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };
+        let qos = if packet_id == 0 { Qos::AtMostOnce } else { acknowledged };
         let dup = dup && packet_id != 0;
         let outgoing = Outgoing::new(message.clone());
-        let subscription_ids = if version == V5 { subscription_ids } else { Vec::new() };
+        let v5 = version == V5;
+        let subscription_ids = if v5 { subscription_ids } else { Vec::new() };
+        let alias = alias.filter(|_| v5).map(|(number, known)| Alias { number, known });
         let delivery = Delivery {
-            message: outgoing, qos, packet_id, dup, expiry_s, subscription_ids: subscription_ids.clone().into(), alias: None, retain: false };
+            message: outgoing, qos, packet_id, dup, expiry_s, retain, alias,
+            subscription_ids: subscription_ids.clone().into(),
+        };
         let mut buffer = BytesMut::new();
         // Twice: the second comes from the template.
         write_delivery(&delivery, version, &mut buffer);
         write_delivery(&delivery, version, &mut buffer);
-        let len = publish_len(&message, version, qos, expiry_s.is_some(), &subscription_ids);
+        let len = publish_len(&message, version, qos, expiry_s.is_some(), &subscription_ids, alias);
         prop_assert_eq!(buffer.len(), 2 * len);
 
-        let v5 = version == V5;
+        let known = alias.is_some_and(|alias| alias.known);
         let expected = Publish {
-            dup, qos, retain: false, topic: message.topic.clone(), packet_id, payload: message.payload.clone(),
+            dup, qos, retain, packet_id, payload: message.payload.clone(),
+            topic: if known { String::new() } else { message.topic.clone() },
             properties: if v5 { message.properties } else { MessageProperties::default() },
             expiry_s: expiry_s.filter(|_| v5),
-            topic_alias: None,
+            topic_alias: alias.map(|alias| alias.number),
             subscription_ids,
         };
         for _ in 0..2 {
             let packet = decode(&mut buffer, Some(version), LEN_MAX).unwrap().unwrap();
             prop_assert_eq!(&packet, &Packet::Publish(Box::new(expected.clone())));
         }
-        let mut again = BytesMut::new();
-        encode(&Packet::Publish(Box::new(expected)), version, &mut again);
-        prop_assert_eq!(again.len(), len);
+        if alias.is_none() {
+            let mut again = BytesMut::new();
+            encode(&Packet::Publish(Box::new(expected)), version, &mut again);
+            prop_assert_eq!(again.len(), len);
+        }
     }
 
     #[test]
     fn one_template_serves_many_terminals(message in message(), ids in prop::collection::vec(1..=u16::MAX, 1..10)) {
-        let template = PublishTemplate::new(&message, V5, Qos::AtLeastOnce, true, &[]);
+        let template = PublishTemplate::new(&message, V5, Qos::AtLeastOnce, true);
         for id in ids {
             let mut buffer = BytesMut::new();
-            template.write(&mut buffer, &message.payload, id, id % 2 == 0, Some(u32::from(id)));
+            let own =
+                Own { packet_id: id, dup: id % 2 == 0, expiry_s: Some(u32::from(id)), ..Own::default() };
+            template.write(&mut buffer, &message.payload, own);
             let Ok(Some(Packet::Publish(publish))) = decode(&mut buffer, Some(V5), LEN_MAX) else { panic!() };
             prop_assert_eq!((publish.packet_id, publish.dup, publish.expiry_s), (id, id % 2 == 0, Some(u32::from(id))));
         }
@@ -449,7 +559,7 @@ fn answer(
         Epoch, SessionId, TerminalNo,
         link::{Bound, PublishOutcome},
     };
-    use fabric_core::mqtt::{Changed, Grant, Permissions};
+    use fabric_core::mqtt::{AuthRefusal, Changed, Grant, Permissions};
 
     while !out.is_empty() {
         for action in std::mem::take(out) {
@@ -481,15 +591,25 @@ fn answer(
                         inbound: Vec::new(),
                         outbound: Vec::new(),
                     };
-                    session.handle_bound(at, Ok(bound), out);
+                    session.handle_bound(at, Ok((bound, Vec::new())), out);
                 }
                 Action::Send(packet) => encode(&packet, session.version(), &mut BytesMut::new()),
                 Action::Accept(incoming) => {
                     session.handle_published(at, incoming.request, Ok(PublishOutcome::Accepted), out);
                 }
                 Action::Subscribe { request, .. } | Action::Unsubscribe { request, .. } => {
-                    let changed = Changed { no: TerminalNo(1), session: SessionId(1) };
+                    let changed = Changed { no: TerminalNo(1), session: SessionId(1), index: 1 };
                     session.handle_changed(at, request, Ok(changed), out);
+                }
+                Action::Release { request, .. } => {
+                    session.handle_published(at, request, Ok(PublishOutcome::Accepted), out);
+                }
+                Action::Step { request: Some(request), .. } => session.handle_recorded(at, request, out),
+                Action::Retained { request, .. } => {
+                    session.handle_retained(at, request, Ok((Vec::new(), None)), out);
+                }
+                Action::Reauthenticate(_) => {
+                    session.handle_reauthenticated(at, Err(AuthRefusal::BadCredential), out);
                 }
                 Action::Close(_) => *closed = true,
                 _ => {}

@@ -87,9 +87,9 @@ pub(super) struct Deliveries<M> {
     pub(super) queue: VecDeque<Waiting<M>>,
     pub(super) window: Window,
     /// Of the queue: pushes that [`QUEUED_PER_TERMINAL_MAX`] bounds.
-    pushes: usize,
+    pushes: u16,
     /// Of the queue: retained messages, bounded by the page they came in.
-    retained: usize,
+    retained: u16,
     /// A QoS 2 delivery may wait for its packet id.
     pub(super) unbegun: bool,
 }
@@ -121,7 +121,7 @@ impl<M> Deliveries<M> {
         }
         if self.window.holds(push, None) {
             self.after = push;
-        } else if self.pushes >= QUEUED_PER_TERMINAL_MAX {
+        } else if usize::from(self.pushes) >= QUEUED_PER_TERMINAL_MAX {
             self.feed = Feed::Behind;
         } else {
             self.after = push;
@@ -136,7 +136,7 @@ impl<M> Deliveries<M> {
         if self.window.holds(push, group) || self.queue.iter().any(|queued| queued.is(push, group)) {
             return true;
         }
-        if self.feed != Feed::Live || self.pushes >= QUEUED_PER_TERMINAL_MAX {
+        if self.feed != Feed::Live || usize::from(self.pushes) >= QUEUED_PER_TERMINAL_MAX {
             return false;
         }
         self.enqueue(waiting);
@@ -158,7 +158,7 @@ impl<M> Deliveries<M> {
                 self.after = push;
                 continue;
             }
-            if self.pushes >= QUEUED_PER_TERMINAL_MAX {
+            if usize::from(self.pushes) >= QUEUED_PER_TERMINAL_MAX {
                 // More than was asked for: the rest is pulled again.
                 self.feed = Feed::Behind;
                 return;
@@ -175,7 +175,7 @@ impl<M> Deliveries<M> {
         self.queue.push_back(waiting);
     }
 
-    fn count(&mut self, origin: Origin, by: isize) {
+    fn count(&mut self, origin: Origin, by: i16) {
         let counter = match origin {
             Origin::Push => &mut self.pushes,
             Origin::Retained(_) => &mut self.retained,
@@ -186,11 +186,11 @@ impl<M> Deliveries<M> {
 
     /// How many pushes to ask for now, if any.
     pub(super) fn next_pull(&mut self) -> Option<u16> {
-        if self.feed != Feed::Behind || self.pushes > PULL_BELOW {
+        if self.feed != Feed::Behind || usize::from(self.pushes) > PULL_BELOW {
             return None;
         }
         self.feed = Feed::Pulling;
-        let room = QUEUED_PER_TERMINAL_MAX - self.pushes;
+        let room = QUEUED_PER_TERMINAL_MAX - usize::from(self.pushes);
         Some(room.min(OWED_PER_PULL_MAX) as u16)
     }
 
@@ -293,7 +293,7 @@ mod tests {
         deliveries.push_live(push(1));
         assert_eq!((deliveries.feed, deliveries.after), (Feed::Live, PushId(1)));
         assert!(!deliveries.has_no_retained());
-        (0..QUEUED_PER_TERMINAL_MAX).for_each(|_| drop(deliveries.pop()));
+        (0..QUEUED_PER_TERMINAL_MAX).for_each(|_| assert!(deliveries.pop().is_some()));
         assert!(deliveries.has_no_retained());
     }
 

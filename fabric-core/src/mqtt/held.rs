@@ -221,8 +221,8 @@ impl Subscriptions {
     ) -> impl Iterator<Item = &'a Held> + use<'a> {
         self.held
             .iter()
-            .filter(move |held| !held.is_shared() && !(own && held.options.no_local))
-            .filter(|held| held.matches(&message.topic))
+            .filter(|held| !held.is_shared() && held.matches(&message.topic))
+            .filter(move |held| !own || !held.options.no_local)
     }
 
     /// The subscription a push comes from that was given to this member of a group. Deliveries name groups by number,

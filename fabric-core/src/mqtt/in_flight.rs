@@ -45,7 +45,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// Whether PUBLISH was written over this connection and its exchange is not over ([MQTT-3.3.4-7]).
+    /// Whether PUBLISH was written over this connection and its exchange is not over ([MQTT-3.3.4-9]).
     fn is_written(&self) -> bool {
         matches!(self.phase, Phase::Sent | Phase::Receive(_) | Phase::Released)
     }

@@ -13,7 +13,14 @@ use super::{action::RequestNo, reason::Reason};
 pub(super) struct Inbound {
     /// PUBACK or PUBREC is owed.
     entries: VecDeque<Entry>,
-    /// PUBREC was sent, and PUBREL did not come: the packet id is taken ([MQTT-4.3.3-10]).
+    /// Most terminals never publish with QoS 2.
+    exchanges: Option<Box<Exchanges>>,
+}
+
+/// QoS 2 behind PUBREC.
+#[derive(Clone, Debug, Default)]
+struct Exchanges {
+    /// PUBREL did not come, or is being committed: the packet id is taken ([MQTT-4.3.3-10]).
     taken: BTreeSet<u16>,
     /// PUBREL came; PUBCOMP waits for its commit.
     releasing: Vec<(RequestNo, u16)>,
@@ -51,12 +58,14 @@ pub(super) struct Answer {
 impl Inbound {
     /// Of a session that was there before: the QoS 2 packet ids it has taken.
     pub(super) fn resume(&mut self, taken: Vec<u16>) {
-        self.taken = taken.into_iter().collect();
+        if !taken.is_empty() {
+            self.exchanges.get_or_insert_default().taken.extend(taken);
+        }
     }
 
-    /// Exchanges that are not over: what Receive Maximum counts ([MQTT-3.3.4-9]).
+    /// Exchanges that are not over: what Receive Maximum counts ([MQTT-3.3.4-7]).
     pub(super) fn open(&self) -> usize {
-        self.entries.len() + self.taken.len()
+        self.entries.len() + self.exchanges.as_ref().map_or(0, |exchanges| exchanges.taken.len())
     }
 
     /// Packets that wait for their commit.
@@ -68,7 +77,8 @@ impl Inbound {
         if let Some(entry) = self.entries.iter().find(|entry| entry.packet_id == packet_id) {
             return if entry.qos == qos { Seen::Waiting } else { Seen::InUse };
         }
-        match (self.taken.contains(&packet_id), qos) {
+        let taken = self.exchanges.as_ref().is_some_and(|exchanges| exchanges.taken.contains(&packet_id));
+        match (taken, qos) {
             (false, _) => Seen::Never,
             (true, Qos::ExactlyOnce) => Seen::Taken,
             (true, _) => Seen::InUse,
@@ -98,33 +108,36 @@ impl Inbound {
             self.entries.shrink_to_fit();
         }
         if qos == Qos::ExactlyOnce && !reason.is_error() {
-            self.taken.insert(packet_id);
+            self.exchanges.get_or_insert_default().taken.insert(packet_id);
         }
         Some(Answer { packet_id, qos, reason })
     }
 
-    /// PUBREL came: whether its packet id is taken. With a request its end is being committed.
+    /// PUBREL came, and its end is being committed.
     pub(super) fn release(&mut self, packet_id: u16, request: RequestNo) {
-        self.releasing.push((request, packet_id));
+        self.exchanges.get_or_insert_default().releasing.push((request, packet_id));
     }
 
     pub(super) fn is_releasing(&self, packet_id: u16) -> bool {
-        self.releasing.iter().any(|(_, id)| *id == packet_id)
+        let exchanges = self.exchanges.as_ref();
+        exchanges.is_some_and(|exchanges| exchanges.releasing.iter().any(|(_, id)| *id == packet_id))
     }
 
     /// The packet id whose release has this request.
     pub(super) fn released(&mut self, request: RequestNo) -> Option<u16> {
-        let at = self.releasing.iter().position(|(waits, _)| *waits == request)?;
-        let (_, packet_id) = self.releasing.remove(at);
-        if self.releasing.is_empty() {
-            self.releasing = Vec::new();
-        }
-        Some(packet_id)
+        let releasing = &mut self.exchanges.as_mut()?.releasing;
+        let at = releasing.iter().position(|(waits, _)| *waits == request)?;
+        Some(releasing.remove(at).1)
     }
 
     /// The exchange is over; says whether there was one.
     pub(super) fn complete(&mut self, packet_id: u16) -> bool {
-        self.taken.remove(&packet_id)
+        let Some(exchanges) = &mut self.exchanges else { return false };
+        let taken = exchanges.taken.remove(&packet_id);
+        if exchanges.taken.is_empty() && exchanges.releasing.is_empty() {
+            self.exchanges = None;
+        }
+        taken
     }
 }
 

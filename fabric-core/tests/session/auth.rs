@@ -68,6 +68,18 @@ fn a_fresh_credential_takes_the_place_of_the_old_one() {
 }
 
 #[test]
+fn a_fresh_credential_that_allows_less_ends_what_it_does_not_allow() {
+    let subscriptions = ["a", "b"].map(|filter| replicated(filter, QOS1)).into();
+    let mut terminal = Terminal::live_with(enhanced(), Bound { subscriptions, ..bound() });
+    terminal.send(fresh());
+    let less = Grant { permissions: permissions(&[], &["b"]), ..grant() };
+    let out = reauthenticated(&mut terminal, Ok(less));
+    let filters = vec!["a".to_owned()];
+    assert_eq!(out.last(), Some(&Action::Unsubscribe { request: request(&out), filters }));
+    assert_eq!(terminal.session.subscriptions().collect::<Vec<_>>(), [("b", false)]);
+}
+
+#[test]
 fn a_credential_of_somebody_else_or_a_bad_one_ends_the_connection() {
     let other = Grant { terminal: TerminalId::new("tv-2").unwrap(), ..grant() };
     let old = Grant { expires_at_ms: Some(0), ..grant() };

@@ -112,7 +112,7 @@ struct World {
     live: bool,
     down: VecDeque<Packet>,
     up: VecDeque<Packet>,
-    /// PUBLISH was written over this connection, and PUBACK or PUBCOMP did not come ([MQTT-3.3.4-7]).
+    /// PUBLISH was written over this connection, and PUBACK or PUBCOMP did not come ([MQTT-3.3.4-9]).
     written: BTreeSet<u16>,
 }
 

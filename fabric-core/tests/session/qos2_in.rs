@@ -63,7 +63,7 @@ fn a_publish_comes_once_until_it_is_released() {
     }
 }
 
-/// [MQTT-4.3.3-12], section 3.7.2.1.
+/// [MQTT-4.3.3-11], section 3.7.2.1.
 #[test]
 fn a_release_of_nothing_is_completed_all_the_same() {
     let out = Terminal::live(V5).pubrel(9);
@@ -91,7 +91,7 @@ fn answers_leave_in_the_order_the_packets_came() {
     assert_eq!(terminal.published(request(&first), ACCEPTED), [pubrec(5), puback]);
 }
 
-/// [MQTT-3.3.4-9]: QoS 2 counts until PUBCOMP.
+/// [MQTT-3.3.4-7]: QoS 2 counts until PUBCOMP.
 #[test]
 fn the_receive_maximum_counts_until_pubcomp() {
     let mut terminal = Terminal::passing(V5);

@@ -55,7 +55,7 @@ fn in_a_session_that_ends_with_its_connection_memory_is_enough() {
     assert_eq!(terminal.pubcomp(1), []);
 }
 
-/// [MQTT-4.6.0-5]: as many as the window takes are begun ahead, and written in their order all the same.
+/// [MQTT-4.6.0-6]: as many as the window takes are begun ahead, and written in their order all the same.
 #[test]
 fn commits_overlap_and_the_order_stays() {
     let mut terminal = Terminal::live(V311);
@@ -69,7 +69,7 @@ fn commits_overlap_and_the_order_stays() {
     assert_eq!(order, [QOS2, QOS1, QOS2, QOS0]);
 }
 
-/// [MQTT-3.3.4-7], section 4.9: QoS 2 counts until PUBCOMP, and what is begun ahead counts too.
+/// [MQTT-3.3.4-9], section 4.9: QoS 2 counts until PUBCOMP, and what is begun ahead counts too.
 #[test]
 fn no_more_are_begun_than_the_terminal_takes() {
     let connect = connect_with(|properties| properties.receive_maximum = Some(2));
@@ -168,4 +168,18 @@ fn what_expires_or_is_too_large_is_not_begun_or_given_up() {
     terminal.now = 10;
     let out = terminal.recorded(request);
     assert_eq!(out, [Action::Step { request: None, packet_id: 1, step: Step::Complete }], "no receipt (I3)");
+}
+
+#[test]
+fn what_turns_out_too_large_makes_room_for_the_next() {
+    let mut connect = connect_with(|properties| properties.packet_len_max = Some(24));
+    connect.properties.receive_maximum = Some(1);
+    let options = SubscriptionOptions { identifier: Some(268_435_455), ..SubscriptionOptions::default() };
+    let subscriptions = vec![Subscription { options, ..replicated("news/today", QOS2) }];
+    let mut terminal = Terminal::live_with(connect, Bound { subscriptions, ..bound() });
+    let first = step(&terminal.queue(queued(1, message(QOS2))));
+    assert_eq!(terminal.queue(identity(2, QOS2)), []);
+    let out = terminal.recorded(first);
+    assert_eq!(receipts(&out), [(1, Outcome::Dropped(DropReason::TooLarge), None)]);
+    assert_eq!((steps(&out)[0].1, steps(&out)[1].1), (Step::Complete, begin(2)));
 }

@@ -392,7 +392,7 @@ impl World {
             }
             self.apply(Input::Owed { count: 64, live: true });
         }
-        if self.closed || self.terminal.session.no().is_none() {
+        if !self.terminal.session.is_live() || self.terminal.session.no().is_none() {
             return;
         }
         let lost: Vec<_> =

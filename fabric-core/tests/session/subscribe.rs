@@ -138,3 +138,18 @@ fn no_local_gives_a_number() {
         .send(Packet::Subscribe(Subscribe { packet_id: 1, filters: vec![subscription("a", QOS0, options)] }));
     assert!(matches!(&out[..], [Action::Subscribe { .. }]), "{out:?}");
 }
+
+/// A session may be resumed with a credential that allows less than the one that subscribed.
+#[test]
+fn a_resumed_subscription_that_is_not_allowed_any_more_is_given_up() {
+    let subscriptions = ["a/b", "$share/g/b", "b"].map(|filter| replicated(filter, QOS1)).into();
+    let mut terminal =
+        Terminal::opened(connect(V5), Grant { permissions: permissions(&[], &["a/#"]), ..grant() });
+    let out = terminal.bind(Bound { session_present: true, subscriptions, ..bound() });
+    assert_eq!(terminal.session.subscriptions().collect::<Vec<_>>(), [("a/b", false)]);
+    let filters = vec!["$share/g/b".to_owned(), "b".to_owned()];
+    let request = request(&out);
+    assert!(out.contains(&Action::Unsubscribe { request, filters }), "{out:?}");
+    let out = terminal.changed(&out);
+    assert_eq!(out, [], "the terminal asked for nothing");
+}

@@ -14,7 +14,7 @@ use fabric_core::mqtt::{Changed, CloseCause, Queued, RequestNo};
 use super::codec::Outgoing;
 
 /// Names a connection for as long as the edge lives: its shard, its place there, and a number that is never given
-/// twice in an incarnation (`Bind::connection`).
+/// twice. The leader knows it by another ([`BoundPart::holder`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ConnId {
     pub(crate) shard: u16,
@@ -104,6 +104,8 @@ pub(crate) enum ShardDelivery {
 #[derive(Debug)]
 pub(crate) struct BoundPart {
     pub(crate) bound: Bound,
+    /// `Bind::connection`.
+    pub(crate) holder: u64,
     /// For each of `bound.outbound`; where a payload is needed and not here, [`ToShard::Payload`] follows.
     pub(crate) outbound: Vec<Queued<Outgoing>>,
 }

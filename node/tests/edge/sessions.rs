@@ -32,6 +32,16 @@ async fn a_will_goes_to_the_leader_and_is_discarded_only_by_a_good_bye() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_bind_has_a_larger_number_whatever_shard_its_connection_is_on() {
+    let fixture = Fixture::with(Setting { shards: 4, ..Setting::default() }).await;
+    for _ in 0..30 {
+        fixture.join("tv").await.ping().await;
+    }
+    let numbers: Vec<u64> = fixture.leader.with(|log| log.binds.iter().map(|bind| bind.connection).collect());
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fresh_credential_takes_the_place_of_the_old_without_a_new_connection() {
     let fixture = Fixture::with(Setting { anonymous: false, ..Setting::default() }).await;
     let (old, new) = (fixture.token("tv", 7, 1_000), fixture.token("tv", 7, 2_000));

@@ -20,12 +20,23 @@ const PAGE_MESSAGES_MAX: usize = 256;
 /// Topics a page looks at; over it, the page ends and says where to go on.
 const PAGE_VISITED_MAX: usize = 4_096;
 
+/// Who gets a message live that is kept now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Live {
+    /// The audience of its push: exactly the subscriptions before this command.
+    Audience,
+    /// Whom edges show it to, beside the log: nobody knows exactly, so every page has it. A subscription of that moment
+    /// may get it twice, and is never without it.
+    Relay,
+}
+
 /// Keeps a message as the retained one of its topic, or, without payload, removes that one ([MQTT-3.3.1-5] to
 /// [MQTT-3.3.1-7]). Refused, nothing changes.
 pub(crate) fn keep(
     txn: &mut Txn<'_>,
     message: &Message,
     ttl_ms: Option<u64>,
+    live: Live,
 ) -> Result<Result<(), Refusal>, StoreError> {
     let (app, topic) = (message.app, message.topic.as_str());
     let before = txn.read::<RetainedRow>(&keys::retained(app, topic))?;
@@ -54,7 +65,8 @@ pub(crate) fn keep(
     if let Some(at_ms) = expires_at_ms {
         txn.put(keys::retained_expiry(at_ms, app, topic), &());
     }
-    let row = RetainedRow { kept_at: txn.head.commands, size, expires_at_ms };
+    let kept_at = if live == Live::Audience { txn.head.commands } else { 0 };
+    let row = RetainedRow { kept_at, size, expires_at_ms };
     txn.put(keys::retained(app, topic), &row);
     txn.put(keys::retained_message(app, topic), message);
     put_count(txn, app, &count);

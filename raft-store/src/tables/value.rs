@@ -189,7 +189,7 @@ pub(crate) struct GroupRow {
 /// A retained message without the message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RetainedRow {
-    /// [`Head::commands`] when it was kept.
+    /// [`Head::commands`] when it was kept by a push; 0: by none, so that it is older than any subscription.
     pub(crate) kept_at: u64,
     /// What it counts against the app's bytes.
     pub(crate) size: u64,

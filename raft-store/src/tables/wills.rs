@@ -14,7 +14,8 @@ use super::{
     accept,
     db::Read as _,
     error::StoreError,
-    keys, resolve, retained,
+    keys, resolve,
+    retained::{self, Live},
     txn::Txn,
     value::{AppRow, SessionRow, WillState},
 };
@@ -129,7 +130,7 @@ pub(crate) fn publish(txn: &mut Txn<'_>, wills: impl IntoIterator<Item = Will>) 
         // A topic has an audience whoever subscribes: only named terminals can be unknown.
         let Ok(audience) = resolve::audience(txn, &Audience::Topic, &message)? else { continue };
         if message.retain
-            && let Err(refusal) = retained::keep(txn, &message, ttl_ms)?
+            && let Err(refusal) = retained::keep(txn, &message, ttl_ms, Live::Audience)?
         {
             tracing::warn!(app = %message.app, topic = message.topic, %refusal, "a will is not retained");
         }

@@ -173,7 +173,7 @@ impl Model {
             CommandBody::ExpirePushes { pushes } => self.expire_pushes(pushes),
             CommandBody::CancelPush { app, push, in_flight } => self.cancel(*app, *push, in_flight),
             CommandBody::PurgePushes { settled_before_ms, limit } => self.purge(*settled_before_ms, *limit),
-            CommandBody::Retain { message, ttl_ms } => match self.retain(message, *ttl_ms) {
+            CommandBody::Retain { message, ttl_ms } => match self.retain(message, *ttl_ms, 0) {
                 Ok(()) => Applied::Done,
                 Err(refusal) => Applied::Refused(refusal),
             },

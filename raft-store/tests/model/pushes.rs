@@ -70,7 +70,7 @@ impl Model {
             }
         };
         if accept.message.retain
-            && let Err(refusal) = self.retain(&accept.message, accept.retained_ttl_ms)
+            && let Err(refusal) = self.retain(&accept.message, accept.retained_ttl_ms, self.commands)
         {
             return Applied::Refused(refusal);
         }
@@ -88,7 +88,7 @@ impl Model {
             self.seen.wills += 1;
             let audience = self.subscribers(&will.message);
             if will.message.retain {
-                let _ = self.retain(&will.message, will.ttl_ms);
+                let _ = self.retain(&will.message, will.ttl_ms, self.commands);
             }
             self.push(&will.message, audience, will.ttl_ms.unwrap_or(WILL_TTL_MS), None);
         }

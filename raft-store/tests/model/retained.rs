@@ -7,18 +7,23 @@ use raft_store::{Applied, Refusal};
 
 use crate::{Model, RETAINED_BYTES_MAX, RETAINED_MAX};
 
-/// By topic: the message, the command that kept it, and when it expires.
+/// By topic: the message, the push command that kept it or 0, and when it expires.
 pub(crate) type Retained = BTreeMap<String, (Message, u64, Option<u64>)>;
 
 impl Model {
-    pub(crate) fn retain(&mut self, message: &Message, ttl_ms: Option<u64>) -> Result<(), Refusal> {
+    pub(crate) fn retain(
+        &mut self,
+        message: &Message,
+        ttl_ms: Option<u64>,
+        kept_at: u64,
+    ) -> Result<(), Refusal> {
         if message.payload.is_empty() {
             self.retained.remove(&message.topic);
             return Ok(());
         }
         let mut after = self.retained.clone();
         let expires_at_ms = ttl_ms.map(|ttl_ms| self.at_ms + ttl_ms);
-        after.insert(message.topic.clone(), (message.clone(), self.commands, expires_at_ms));
+        after.insert(message.topic.clone(), (message.clone(), kept_at, expires_at_ms));
         let bytes = after.values().map(|(message, ..)| message.size() as u64).sum::<u64>();
         if after.len() as u64 > RETAINED_MAX || bytes > RETAINED_BYTES_MAX {
             self.seen.retained_refused += 1;

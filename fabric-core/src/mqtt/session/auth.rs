@@ -47,6 +47,7 @@ impl<M: MessageHandle> Session<M> {
                 let method = Some(AUTH_METHOD.to_owned());
                 let auth = Auth { reason: Reason::SUCCESS, method, ..Auth::default() };
                 out.push(Action::Send(Packet::Auth(Box::new(auth))));
+                live.give_up_forbidden(&self.cx, out);
             }
             Err(cause) => self.end(cause, out),
         }

@@ -131,6 +131,7 @@ impl<M: MessageHandle> Session<M> {
         let mut live = Live::new(at, keep_alive_s, window, opening.packet_len_max, &bound);
         live.alias_maximum = opening.alias_maximum;
         live.resume(bound, outbound, out);
+        live.give_up_forbidden(&self.cx, out);
         live.flush(&self.cx, at, out);
         self.stage = Stage::Live(live);
     }

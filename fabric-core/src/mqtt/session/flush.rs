@@ -52,6 +52,8 @@ impl<M: MessageHandle> Live<M> {
             room = room.saturating_sub(self.write(cx, at, waiting, out));
             self.drop_front(cx, at, out);
         }
+        // What was given up made room.
+        self.begin_ahead(cx, at, out);
         self.pull(out);
         self.ask_retained(out);
     }

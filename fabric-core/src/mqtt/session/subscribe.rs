@@ -233,6 +233,25 @@ impl<M: MessageHandle> Live<M> {
         }
     }
 
+    /// Gives up what the credential does not allow: one that resumes a session may allow less than the one that
+    /// subscribed, and so may a fresh one. MQTT has no packet to tell the terminal.
+    pub(super) fn give_up_forbidden(&mut self, cx: &Context, out: &mut Vec<Action<M>>) {
+        let Some(grant) = &cx.grant else { return };
+        let forbidden =
+            self.subscriptions.iter().filter(|held| !grant.permissions.may_subscribe(held.plain()));
+        let (best_effort, replicated): (Vec<_>, Vec<_>) =
+            forbidden.cloned().partition(|held| held.best_effort);
+        for held in best_effort.iter().chain(&replicated) {
+            self.release(&held.filter, out);
+        }
+        for held in replicated.chunks(FILTERS_PER_PACKET_MAX) {
+            // Nothing waits for the answer: where the leader cannot, the next connection asks again.
+            let request = self.requests.next();
+            let filters = held.iter().map(|held| held.filter.to_string()).collect();
+            out.push(Action::Unsubscribe { request, filters });
+        }
+    }
+
     /// A client without a number gets one with its first replicated subscription: from then on it can be owed.
     fn adopt(&mut self, changed: Changed) {
         self.session = Some(changed.session);

@@ -10,6 +10,8 @@ use crate::edge::messages::{ConnId, Targets};
 #[derive(Clone, Debug)]
 pub(crate) struct Binding {
     pub(crate) conn: ConnId,
+    /// `Bind::connection`.
+    pub(crate) holder: u64,
     pub(crate) no: Option<TerminalNo>,
     pub(crate) epoch: Epoch,
     pub(crate) session: Option<SessionId>,
@@ -66,12 +68,12 @@ impl Bindings {
         &mut self,
         app: AppId,
         terminal: TerminalId,
-        conn: ConnId,
+        (conn, holder): (ConnId, u64),
         credential_issued_at: u64,
         bound: &Bound,
     ) -> Option<Binding> {
         let Bound { no, epoch, session, .. } = *bound;
-        let binding = Binding { conn, no, epoch, session, credential_issued_at };
+        let binding = Binding { conn, holder, no, epoch, session, credential_issued_at };
         let old = self.by_terminal.insert((app, terminal), binding);
         match &old {
             Some(old) => old.no.into_iter().for_each(|old_no| self.remove_no(old_no)),
@@ -211,7 +213,7 @@ mod tests {
 
     fn bind(bindings: &mut Bindings, no: u32, conn: ConnId) -> Option<Binding> {
         let terminal = TerminalId::new(format!("t{no}")).unwrap();
-        bindings.bind(AppId::DEFAULT, terminal, conn, 0, &bound(no, conn.connection))
+        bindings.bind(AppId::DEFAULT, terminal, (conn, 1), 0, &bound(no, conn.connection))
     }
 
     fn nos(targets: &Targets) -> Vec<u32> {
@@ -261,7 +263,7 @@ mod tests {
         let mut bindings = Bindings::new(1);
         let terminal = TerminalId::new("guest").unwrap();
         let unnumbered = Bound { no: None, ..bound(0, 1) };
-        bindings.bind(AppId::DEFAULT, terminal.clone(), conn(0, 1), 0, &unnumbered);
+        bindings.bind(AppId::DEFAULT, terminal.clone(), (conn(0, 1), 1), 0, &unnumbered);
         bindings.change(AppId::DEFAULT, &terminal, conn(0, 1), TerminalNo(9), SessionId(3));
         assert_eq!(bindings.conn_of(TerminalNo(9)), Some(conn(0, 1)));
         assert_eq!(bindings.get(AppId::DEFAULT, &terminal).and_then(|b| b.session), Some(SessionId(3)));

@@ -113,6 +113,9 @@ pub(crate) struct Hub {
     filters: FilterCounts,
     binds: HashMap<u64, PendingBind>,
     bind_of: HashMap<ConnId, u64>,
+    /// `Bind::connection` of the last Bind: a later one takes a session over, so the numbers follow the order of Binds,
+    /// whatever shards the connections are on.
+    last_holder: u64,
     changes: HashMap<u64, PendingChange>,
     publishes: HashMap<u64, PendingPublish>,
     publishes_len: usize,
@@ -192,6 +195,7 @@ impl Hub {
             filters: FilterCounts::default(),
             binds: HashMap::new(),
             bind_of: HashMap::new(),
+            last_holder: 0,
             changes: HashMap::new(),
             publishes: HashMap::new(),
             publishes_len: 0,

@@ -14,7 +14,7 @@ use crate::edge::{
     messages::{ConnId, RetainedPage, ToShard},
 };
 
-/// Pages asked for at once. A page may be 256 KiB ([`cluster_proto::limits::RETAINED_PAGE_LEN_MAX`]): with more, a wave
+/// Pages asked for at once. A page may be 64 KiB, or one message ([`cluster_proto::limits::RETAINED_PAGE_LEN_MAX`]): with more, a wave
 /// of subscribers would fill the edge's memory and the leader's time.
 const UNDER_WAY_MAX: usize = 64;
 

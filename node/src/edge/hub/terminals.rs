@@ -23,6 +23,7 @@ use crate::edge::{
 #[derive(Debug)]
 pub(super) struct PendingBind {
     conn: ConnId,
+    holder: u64,
     app: AppId,
     terminal: TerminalId,
     credential_issued_at: u64,
@@ -113,6 +114,8 @@ impl Hub {
         if !self.has_place(app, &terminal) {
             return self.ports.push(conn.shard, ToShard::Bound(conn, Err(RefuseReason::Quota)));
         }
+        self.last_holder += 1;
+        let holder = self.last_holder;
         let request = self.link.request(SessionRequestBody::Bind(Bind {
             app,
             terminal: terminal.clone(),
@@ -120,7 +123,7 @@ impl Hub {
             credential_issued_at,
             clean_start,
             session_expiry_s,
-            connection: conn.connection,
+            connection: holder,
             after_receipts: self.link.receipts_seq(),
             will: will.map(|will| *will),
         }));
@@ -128,7 +131,9 @@ impl Hub {
             return self.ports.push(conn.shard, ToShard::Bound(conn, Err(RefuseReason::Unavailable)));
         };
         self.bind_of.insert(conn, request);
-        self.binds.insert(request, PendingBind { conn, app, terminal, credential_issued_at, is_over: false });
+        let is_over = false;
+        self.binds
+            .insert(request, PendingBind { conn, holder, app, terminal, credential_issued_at, is_over });
     }
 
     /// Whether the app may have one more terminal here. One that is here already takes its own place.
@@ -142,25 +147,27 @@ impl Hub {
     }
 
     fn bound(&mut self, bind: PendingBind, result: Result<Bound, RefuseReason>) {
-        let PendingBind { conn, app, terminal, credential_issued_at, is_over } = bind;
+        let PendingBind { conn, holder, app, terminal, credential_issued_at, is_over } = bind;
         self.bind_of.remove(&conn);
         let result = match result {
-            Ok(bound) if is_over => return self.give_back(app, terminal, conn, &bound),
+            Ok(bound) if is_over => return self.give_back(app, terminal, holder, &bound),
             // Others bound meanwhile.
             Ok(bound) if !self.has_place(app, &terminal) => {
-                self.give_back(app, terminal, conn, &bound);
+                self.give_back(app, terminal, holder, &bound);
                 Err(RefuseReason::Quota)
             }
             Ok(bound) => {
                 // The leader has had an older connection here closed (Unbind), and waited for it in vain.
-                if let Some(old) = self.bindings.bind(app, terminal, conn, credential_issued_at, &bound) {
+                if let Some(old) =
+                    self.bindings.bind(app, terminal, (conn, holder), credential_issued_at, &bound)
+                {
                     let cause = CloseCause::Unbound(UnbindReason::TakenOver);
                     self.ports.push(old.conn.shard, ToShard::Close(old.conn, cause));
                 }
                 let outbound =
                     bound.outbound.iter().map(|outbound| self.resumed(conn.shard, &bound, outbound));
                 let outbound = outbound.collect();
-                Ok(Box::new(BoundPart { bound, outbound }))
+                Ok(Box::new(BoundPart { bound, holder, outbound }))
             }
             Err(_) if is_over => return,
             Err(refused) => Err(refused),
@@ -183,12 +190,12 @@ impl Hub {
     }
 
     /// Nobody wants this binding. CONNACK was never sent, so there is no will to publish.
-    fn give_back(&mut self, app: AppId, terminal: TerminalId, conn: ConnId, bound: &Bound) {
+    fn give_back(&mut self, app: AppId, terminal: TerminalId, holder: u64, bound: &Bound) {
         self.link.request(SessionRequestBody::Unbind(Unbind {
             app,
             terminal,
             epoch: bound.epoch,
-            connection: conn.connection,
+            connection: holder,
             session_expiry_s: bound.session_expiry_s,
             will: WillFate::Discard,
             unacknowledged: Vec::new(),
@@ -216,7 +223,7 @@ impl Hub {
                 app,
                 terminal,
                 epoch: binding.epoch,
-                connection: conn.connection,
+                connection: binding.holder,
                 session_expiry_s,
                 will,
                 unacknowledged,
@@ -227,26 +234,26 @@ impl Hub {
     // ------------------------------------------------------------ subscriptions
 
     fn subscribe(&mut self, change: PendingChange, subscriptions: Vec<Subscription>) {
-        let Some(epoch) = self.epoch_of(&change) else { return };
+        let Some((epoch, connection)) = self.held_by(&change) else { return };
         let body = SessionRequestBody::Subscribe(Subscribe {
             seq: 0,
             app: change.app,
             terminal: change.terminal.clone(),
             epoch,
-            connection: change.conn.connection,
+            connection,
             subscriptions,
         });
         self.change(change, body);
     }
 
     fn unsubscribe(&mut self, change: PendingChange, filters: Vec<String>) {
-        let Some(epoch) = self.epoch_of(&change) else { return };
+        let Some((epoch, connection)) = self.held_by(&change) else { return };
         let body = SessionRequestBody::Unsubscribe(Unsubscribe {
             seq: 0,
             app: change.app,
             terminal: change.terminal.clone(),
             epoch,
-            connection: change.conn.connection,
+            connection,
             filters,
         });
         self.change(change, body);
@@ -259,10 +266,10 @@ impl Hub {
         }
     }
 
-    /// The binding's epoch; if another connection has it now, the change is of no use to anybody.
-    fn epoch_of(&self, change: &PendingChange) -> Option<Epoch> {
+    /// The binding's epoch and holder; if another connection has it now, the change is of no use to anybody.
+    fn held_by(&self, change: &PendingChange) -> Option<(Epoch, u64)> {
         let binding = self.bindings.get(change.app, &change.terminal)?;
-        (binding.conn == change.conn).then_some(binding.epoch)
+        (binding.conn == change.conn).then_some((binding.epoch, binding.holder))
     }
 
     fn changed(&mut self, change: PendingChange, result: Result<Changed, RefuseReason>) {

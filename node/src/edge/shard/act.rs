@@ -199,12 +199,14 @@ impl Shard {
     /// How an inbound exchange is known to the log. A session that outlives its connection has a number.
     fn inbound(&self, slot: u32, packet_id: u16) -> Option<Inbound> {
         let connection = self.connections.get(slot as usize)?;
-        Some(Inbound { no: connection.no?, connection: connection.id, packet_id })
+        Some(Inbound { no: connection.no?, connection: connection.holder, packet_id })
     }
 
     fn step(&mut self, slot: u32, request: Option<RequestNo>, packet_id: u16, step: Step) {
-        let (Some(conn), Some(no)) = (self.conn_id(slot), self.no_of(slot)) else { return };
-        let step = ExchangeStep { no, connection: conn.connection, packet_id, step };
+        let Some(conn) = self.conn_id(slot) else { return };
+        let Some(connection) = self.connections.get(slot as usize) else { return };
+        let Some(no) = connection.no else { return };
+        let step = ExchangeStep { no, connection: connection.holder, packet_id, step };
         self.tell_hub(ToHub::Step { conn, request, step });
     }
 

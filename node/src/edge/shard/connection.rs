@@ -23,6 +23,8 @@ pub(crate) struct Connection {
     pub(super) socket: Socket,
     pub(super) session: Session<Outgoing>,
     pub(super) epoch: Option<Epoch>,
+    /// What the leader knows it by (`Bind::connection`), once it is bound.
+    pub(super) holder: u64,
     /// Kept here too: the last receipts are told when the session has ended.
     pub(super) no: Option<TerminalNo>,
     /// Bytes received and not decoded: part of a packet, or what must wait for an answer.

@@ -58,11 +58,12 @@ impl Shard {
 
     fn bound(&mut self, conn: ConnId, result: Result<Box<BoundPart>, RefuseReason>) {
         let Some(connection) = self.connection(conn.slot, conn.connection) else { return };
-        let mut result = result.map(|part| *part);
-        if let Ok(BoundPart { bound, outbound }) = &mut result
+        let result = result.map(|part| *part);
+        if let Ok(BoundPart { bound, holder, outbound }) = &result
             && connection.closing_until_ms.is_none()
         {
             connection.epoch = Some(bound.epoch);
+            connection.holder = *holder;
             connection.no = bound.no;
             if let Some(no) = bound.no {
                 self.by_no.insert(no, conn.slot);
@@ -75,7 +76,7 @@ impl Shard {
             }
             self.counters.connects.increment(1);
         }
-        let result = result.map(|BoundPart { bound, outbound }| (bound, outbound));
+        let result = result.map(|BoundPart { bound, outbound, .. }| (bound, outbound));
         self.with_session(conn.slot, |session, at, out| session.handle_bound(at, result, out));
         if let Some(connection) = self.connection(conn.slot, conn.connection)
             && connection.session.is_live()

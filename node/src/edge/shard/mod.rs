@@ -171,6 +171,7 @@ impl Shard {
             socket,
             session,
             epoch: None,
+            holder: 0,
             no: None,
             unread: BytesMut::new(),
             out: OutBuffer::default(),

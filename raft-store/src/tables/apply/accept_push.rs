@@ -12,7 +12,9 @@ use crate::{
     tables::{
         accept,
         error::StoreError,
-        exchanges, keys, resolve, retained, sessions,
+        exchanges, keys, resolve,
+        retained::{self, Live},
+        sessions,
         txn::Txn,
         value::{IdempotencyRow, InboundRow},
     },
@@ -40,7 +42,7 @@ pub(super) fn accept(
         Err(refusal) => return Ok(Applied::Refused(refusal)),
     };
     if message.retain
-        && let Err(refusal) = retained::keep(txn, &message, retained_ttl_ms)?
+        && let Err(refusal) = retained::keep(txn, &message, retained_ttl_ms, Live::Audience)?
     {
         return Ok(Applied::Refused(refusal));
     }

@@ -5,7 +5,11 @@ use cluster_proto::Message;
 use super::app_exists;
 use crate::{
     Applied, Refusal,
-    tables::{error::StoreError, retained, txn::Txn},
+    tables::{
+        error::StoreError,
+        retained::{self, Live},
+        txn::Txn,
+    },
 };
 
 pub(super) fn retain(
@@ -16,7 +20,7 @@ pub(super) fn retain(
     if !app_exists(txn, message.app)? {
         return Ok(Applied::Refused(Refusal::UnknownApp));
     }
-    Ok(match retained::keep(txn, message, ttl_ms)? {
+    Ok(match retained::keep(txn, message, ttl_ms, Live::Relay)? {
         Ok(()) => Applied::Done,
         Err(refusal) => Applied::Refused(refusal),
     })
