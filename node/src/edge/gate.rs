@@ -73,6 +73,8 @@ pub(crate) enum Turned {
     WebSocket,
     /// Handshakes that took too long.
     TimedOut,
+    /// The system: no file descriptors, no memory. Whoever connects waits in the backlog.
+    Accept,
 }
 
 impl Turned {
@@ -88,6 +90,7 @@ impl Turned {
             Self::Tls => "tls",
             Self::WebSocket => "websocket",
             Self::TimedOut => "handshake-timeout",
+            Self::Accept => "accept",
         }
     }
 
@@ -154,16 +157,16 @@ impl Gate {
         Ok(Place(is_counted.then(|| (Arc::clone(self), network))))
     }
 
-    /// Counts a connection that was turned away, and now and then tells of it.
-    pub(crate) fn turned(&self, listener: Kind, why: Turned, peer: IpAddr, now_ms: u64) {
+    /// Counts a connection that was turned away, and now and then tells of it. `peer` is absent where there is none yet.
+    pub(crate) fn turned(&self, listener: Kind, why: Turned, peer: Option<IpAddr>, now_ms: u64) {
         counter!(TURNED_AWAY, "listener" => listener.name(), "reason" => why.name()).increment(1);
         let notice = self.state().notices.entry((listener, why)).or_default().take(now_ms);
         let Some(silent) = notice else { return };
-        let (listener, reason) = (listener.name(), why.name());
+        let (listener, reason, peer) = (listener.name(), why.name(), peer.map(tracing::field::display));
         if why.is_limit() {
-            tracing::warn!(listener, reason, %peer, silent, "a connection is turned away");
+            tracing::warn!(listener, reason, peer, silent, "a connection is turned away");
         } else {
-            tracing::info!(listener, reason, %peer, silent, "a connection fails before CONNECT");
+            tracing::info!(listener, reason, peer, silent, "a connection fails before CONNECT");
         }
     }
 

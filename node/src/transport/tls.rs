@@ -285,3 +285,17 @@ pub(crate) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
 pub(crate) fn io_error(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_good_between_its_dates() {
+        let validity = Validity { file: "a.pem".into(), from_s: 10, until_s: 20 };
+        assert!(matches!(validity.check(9), Err(CertsError::NotYetValid { .. })));
+        assert!(validity.check(10).is_ok() && validity.check(19).is_ok());
+        let error = validity.check(20).expect_err("expired").to_string();
+        assert!(error.contains("a.pem"), "{error}");
+    }
+}

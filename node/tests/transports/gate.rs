@@ -50,7 +50,7 @@ async fn half_open_handshakes_are_bounded_and_end_in_time() {
             // Their tasks run before this one is accepted or after: one of the three is over the limit.
             let mut third = tcp(address);
             expect_end(&mut third);
-            silent.iter_mut().for_each(|stream| expect_end(stream));
+            silent.iter_mut().for_each(expect_end);
             join(&mut open(kind, address, &fixture.ca()), "afterwards");
         }
     });
@@ -79,7 +79,7 @@ async fn one_byte_and_then_nothing_is_closed_in_time_on_every_transport() {
             wire.write_all(&connect("slow")[..1]).expect("write");
         }
         slow.iter_mut().for_each(|(_, stream)| expect_end(stream));
-        opened.iter_mut().for_each(|wire| expect_end(wire));
+        opened.iter_mut().for_each(expect_end);
         witness.write_all(PING).expect("write");
         expect(&mut witness, PONG);
     });

@@ -95,6 +95,8 @@ fn after_sighup_good_certificates_are_served_and_bad_ones_are_not() {
             ("mqtt.tls_address", text(&mqtts)),
             ("mqtt.tls_cert", text(&served.cert.display())),
             ("mqtt.tls_key", text(&served.key.display())),
+            ("api.tls_cert", text(&served.cert.display())),
+            ("api.tls_key", text(&served.key.display())),
             ("tls.ca", text(&node.ca.display())),
             ("tls.cert", text(&node.cert.display())),
             ("tls.key", text(&node.key.display())),
@@ -102,13 +104,20 @@ fn after_sighup_good_certificates_are_served_and_bad_ones_are_not() {
     );
     process.until("started");
     let other = certificate(&dir.path().join("other"), &[]);
-    let shown = |ca: &Path| TlsClient::new(ca).connect(mqtts).is_ok();
+    // Of both listeners the same.
+    let shown = |ca: &Path| {
+        let [mqtt, api] = [mqtts, api].map(|address| TlsClient::new(ca).connect(address).is_ok());
+        assert_eq!(mqtt, api);
+        mqtt
+    };
     assert!(shown(&node.ca), "an edge with TLS alone");
 
     std::fs::write(&served.cert, "-----BEGIN CERTIFICATE-----\nbroken").expect("write");
     process.hangup();
-    let line = process.until("the certificates in use stay");
-    assert!(line.contains("served.pem"), "{line}");
+    for _ in ["api", "mqtt"] {
+        let line = process.until("the certificates in use stay");
+        assert!(line.contains("served.pem"), "{line}");
+    }
     assert!(shown(&node.ca) && !shown(&other.ca));
 
     std::fs::copy(&other.cert, &served.cert).expect("copy");

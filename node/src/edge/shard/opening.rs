@@ -51,6 +51,12 @@ impl Entrance {
         }
     }
 
+    /// No connection could be accepted.
+    pub(super) fn failed(&self, error: &std::io::Error) {
+        tracing::debug!(listener = self.kind.name(), "accept: {error}");
+        self.shared.gate.turned(self.kind, Turned::Accept, None, clock::now_ms());
+    }
+
     fn try_admit(&self, tcp: TcpStream, peer: SocketAddr, since_ms: u64) -> Result<(), Turned> {
         if !self.shared.has_room() {
             return Err(Turned::Full);
@@ -106,7 +112,7 @@ impl Entrance {
     }
 
     fn turned(&self, why: Turned, peer: SocketAddr) {
-        self.shared.gate.turned(self.kind, why, peer.ip(), clock::now_ms());
+        self.shared.gate.turned(self.kind, why, Some(peer.ip()), clock::now_ms());
     }
 }
 

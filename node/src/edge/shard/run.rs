@@ -114,7 +114,7 @@ async fn accept(entrance: Entrance, listener: TcpListener) {
         match listener.accept().await {
             Ok((tcp, peer)) => entrance.admit(tcp, peer),
             Err(error) => {
-                tracing::warn!("accept: {error}");
+                entrance.failed(&error);
                 sleep(ACCEPT_PAUSE).await;
             }
         }
