@@ -78,6 +78,18 @@ impl Reason {
         self.0 >= 0x80
     }
 
+    /// Whether it says that a packet is not what it must be, whoever sent it.
+    pub fn is_about_the_packet(self) -> bool {
+        matches!(
+            self,
+            Self::MALFORMED_PACKET
+                | Self::PROTOCOL_ERROR
+                | Self::TOPIC_NAME_INVALID
+                | Self::PACKET_TOO_LARGE
+                | Self::PAYLOAD_FORMAT_INVALID
+        )
+    }
+
     /// The return code of CONNACK in MQTT 3.1 and 3.1.1 (table 3.1).
     pub fn connack_v3(self) -> u8 {
         match self {

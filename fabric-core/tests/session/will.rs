@@ -57,6 +57,16 @@ fn a_will_that_could_not_be_published_is_refused_at_once() {
     }
 }
 
+/// 3.1.1 [MQTT-3.2.2-6]: no return code says what is wrong with a will.
+#[test]
+fn a_3_1_1_will_with_an_impossible_topic_is_closed_without_connack() {
+    for topic in ["", "a/#"] {
+        let connect = with_will(V311, Will { topic: topic.to_owned(), ..will() });
+        let out = Terminal::new(SessionConfig::default()).connect(connect);
+        assert!(matches!(out[..], [Action::Close(_)]), "{out:?}");
+    }
+}
+
 /// [MQTT-3.1.2-8], [MQTT-3.1.2-10], [MQTT-3.14.4-3].
 #[test]
 fn a_good_bye_discards_the_will_and_everything_else_publishes_it() {

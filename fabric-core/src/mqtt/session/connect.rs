@@ -49,6 +49,10 @@ impl<M: MessageHandle> Session<M> {
                 self.stage = Stage::Authenticating(Box::new(opening));
                 out.push(Action::Authenticate(Box::new(credentials)));
             }
+            // Before MQTT 5 no return code says what is wrong with the packet itself: it is closed without ([MQTT-3.2.2-6]).
+            Err(reason) if !self.cx.version.is_v5() && reason.is_about_the_packet() => {
+                self.end(CloseCause::Peer(reason), out);
+            }
             Err(reason) => self.refuse(reason, Farewell::default(), packet_len_max, out),
         }
     }
