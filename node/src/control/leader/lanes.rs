@@ -7,7 +7,6 @@ use cluster_proto::{
         SessionReplyBody, SessionRequest, SessionRequestBody, Subscribe, Unsubscribe,
     },
 };
-use fabric_core::link::Who;
 use raft_store::{
     Applied, Command, CommandBody, ProposeError,
     command::{AcceptPush, Audience, Holder},
@@ -23,8 +22,6 @@ pub(super) struct Change {
     seq: u64,
     app: AppId,
     terminal: TerminalId,
-    /// Whose, when it was asked.
-    who: Who,
 }
 
 impl Leader {
@@ -73,7 +70,6 @@ impl Leader {
         (app, terminal, epoch): (AppId, TerminalId, Epoch),
         mut body: CommandBody,
     ) {
-        let who = self.who(app, &terminal);
         let is_bound =
             self.bound_as(app, &terminal).is_some_and(|(_, b)| b.epoch == epoch && b.edge == origin.edge);
         if !is_bound {
@@ -83,15 +79,15 @@ impl Leader {
         }
         *self.changing.entry((app, terminal.clone())).or_default() += 1;
         let (seq, command) = (origin.seq, Command { origin: Some(origin), body });
-        self.propose(command, Waiting::Changed(Change { link, request, seq, app, terminal, who }));
+        self.propose(command, Waiting::Changed(Change { link, request, seq, app, terminal }));
     }
 
     pub(super) fn subscriptions_changed(&mut self, change: &Change, result: Result<Applied, ProposeError>) {
-        let Change { link, request, seq, app, ref terminal, who: ref was } = *change;
+        let Change { link, request, seq, app, ref terminal } = *change;
         self.change_answered(app, terminal);
         match result {
             Ok(Applied::Session { no: Some(no), session: Some(session), index, .. }) => {
-                self.take_number(app, terminal, was, no);
+                self.take_number(app, terminal, no);
                 self.refresh_member(no);
                 self.tell_who_forwards();
                 self.reply(link, request, SessionReplyBody::Changed { no, session, index });
@@ -99,7 +95,7 @@ impl Leader {
             Ok(Applied::Duplicate) if self.was_refused(link, Lane::Session, seq) => {
                 self.refuse(link, request, RefuseReason::Quota);
             }
-            Ok(Applied::Duplicate) => self.answer_again(link, request, app, terminal, was),
+            Ok(Applied::Duplicate) => self.answer_again(link, request, app, terminal),
             Ok(Applied::Refused(refusal)) => self.refuse(link, request, refuse_reason(&refusal)),
             Ok(Applied::Done) => self.refuse(link, request, RefuseReason::Stale),
             // A gap, an ended life, or an unknown outcome: the edge must resume and send its lanes again.
@@ -119,11 +115,11 @@ impl Leader {
 
     /// The change was committed under an earlier leader or link; the session as it is now is the answer. Its index is
     /// not known any more: a later one may bring a message twice, as retained and live, and none is missed.
-    fn answer_again(&mut self, link: LinkId, request: u64, app: AppId, terminal: &TerminalId, was: &Who) {
+    fn answer_again(&mut self, link: LinkId, request: u64, app: AppId, terminal: &TerminalId) {
         let no = self.tables.terminal_no(app, terminal);
         match no.and_then(|no| Some((no, self.tables.session(no)?.session))) {
             Some((no, session)) => {
-                self.take_number(app, terminal, was, no);
+                self.take_number(app, terminal, no);
                 self.refresh_member(no);
                 let index = self.tables.command_index();
                 self.reply(link, request, SessionReplyBody::Changed { no, session, index });
@@ -132,9 +128,10 @@ impl Leader {
         }
     }
 
-    /// A client that had no number was lent one with its first replicated subscription: it can be owed pushes now.
-    fn take_number(&mut self, app: AppId, terminal: &TerminalId, was: &Who, no: cluster_proto::TerminalNo) {
-        if *was == Who::Numbered(no) || !self.presence.give_number(app, terminal, no) {
+    /// A client that was bound without a number was lent one with its first replicated subscription: it can be owed
+    /// pushes now. (It may have had that number before, in a session that ended, and was bound by its name all the same.)
+    fn take_number(&mut self, app: AppId, terminal: &TerminalId, no: cluster_proto::TerminalNo) {
+        if !self.presence.give_number(app, terminal, no) {
             return;
         }
         if let Some(edge) = self.presence.numbered(no).map(|binding| binding.edge) {

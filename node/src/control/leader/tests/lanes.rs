@@ -30,6 +30,24 @@ fn a_subscription_lends_an_anonymous_client_a_number_and_makes_it_an_audience() 
 }
 
 #[test]
+fn a_client_that_is_lent_its_old_number_again_is_reached() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    let mut guest = w.connect(a, w.bind("guest"));
+    let (before, _) = w.subscribe(&mut guest, "news", Qos::AtLeastOnce);
+    // While a push is kept, the number stays with the name.
+    w.push_news(Qos::AtLeastOnce);
+    w.unbind(&guest, 0);
+    let mut guest = w.connect(a, w.bind("guest"));
+    assert_eq!(guest.bound.no, None);
+    let (no, _) = w.subscribe(&mut guest, "news", Qos::AtLeastOnce);
+    assert_eq!(no, before);
+    w.take(a);
+    w.push_news(Qos::AtLeastOnce);
+    assert_eq!(deliveries(&w.take(a))[0].targets, TerminalSet::one(no));
+}
+
+#[test]
 fn a_late_subscribe_of_an_old_connection_is_refused_and_leaves_no_gap() {
     let mut w = World::new();
     w.register(&["tv-1"]);
