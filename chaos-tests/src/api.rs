@@ -116,7 +116,8 @@ impl Api {
     /// Registers terminals and returns their tokens, in order.
     pub async fn credentials(&self, terminals: &[Terminal]) -> Result<Vec<String>> {
         let ids = terminals.iter().map(Terminal::to_string).collect();
-        let request = IssueCredentialsRequest { app: String::new(), ids, ttl_s: 0 };
+        let request =
+            IssueCredentialsRequest { app: String::new(), ids, ttl_s: 0, publish: None, subscribe: None };
         let credentials = self.repeat("issue credentials", |channel| {
             let request = self.request(request.clone());
             async move {

@@ -25,7 +25,7 @@ pub struct TerminalClaims {
     /// Expiry, seconds since the epoch: the connection ends then.
     pub exp: u64,
     /// Filters it may publish to and subscribe to; `{terminal}` stands for its id. Absent: everything in its app
-    /// outside `$` topics.
+    /// but `$SYS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<Vec<String>>,
     /// See `publish`.

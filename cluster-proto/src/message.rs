@@ -57,6 +57,9 @@ pub struct Message {
     /// Published with RETAIN: kept as its topic's retained message, or, without payload, the end of that one
     /// ([MQTT-3.3.1-5], [MQTT-3.3.1-6]). Subscriptions with Retain As Published are told.
     pub retain: bool,
+    /// Its publisher said how long it lives: then terminals are told what is left of that. Otherwise only Carillon's own
+    /// bound ends it, and the message goes without Message Expiry Interval, as it came (MQTT 5, section 3.3.2.3.3).
+    pub tells_expiry: bool,
     /// The terminal that published it, for No Local ([MQTT-3.8.3-3]).
     pub publisher: Option<TerminalNo>,
 }

@@ -422,6 +422,7 @@ fn message() -> impl Strategy<Value = Message> {
         properties,
         publisher: None,
         retain: false,
+        tells_expiry: false,
     })
 }
 

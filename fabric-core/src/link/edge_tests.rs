@@ -43,6 +43,7 @@ fn publish(seq: u64, payload: u64) -> Publish {
         properties: MessageProperties::default(),
         publisher: None,
         retain: false,
+        tells_expiry: false,
     };
     let body = PublishBody::Push { message, ttl_ms: None, exchange: None };
     Publish { seq, terminal: TerminalId::new("p").expect("id"), body }

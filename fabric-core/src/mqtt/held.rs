@@ -282,6 +282,7 @@ mod tests {
             properties: MessageProperties::default(),
             retain: true,
             publisher: None,
+            tells_expiry: false,
         }
     }
 

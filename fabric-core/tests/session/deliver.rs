@@ -1,5 +1,7 @@
 //! PUBLISH to the terminal with QoS 0 and 1: queue, window, receipts (sections 3.3, 4.3, 4.6).
 
+use std::sync::Arc;
+
 use super::support::*;
 
 #[test]
@@ -197,4 +199,20 @@ fn a_session_bound_by_the_last_word_of_a_lost_link_pulls_on_the_next() {
     let mut terminal = Terminal::bound(connect(V311), bound());
     let out = terminal.answer(|session, _, out| session.link_ready(out));
     assert!(matches!(&out[..], [Action::Pull { after: PushId(0), .. }]), "{out:?}");
+}
+
+/// Section 3.3.2.3.3: an absent Message Expiry Interval says that the message does not expire.
+#[test]
+fn a_message_whose_publisher_named_no_expiry_goes_without_one() {
+    let mut terminal = Terminal::live(V5);
+    for (id, tells_expiry) in [(1, true), (2, false)] {
+        let message = Message { tells_expiry, ..(*message(QOS1)).clone() };
+        let expires_at_ms = Some(terminal.now + 5_000);
+        let out = terminal.queue(Queued { expires_at_ms, ..queued(id, Arc::new(message)) });
+        let expiry = out.iter().filter_map(|action| match action {
+            Action::Deliver(delivery) => Some(delivery.expiry_s),
+            _ => None,
+        });
+        assert_eq!(expiry.collect::<Vec<_>>(), [tells_expiry.then_some(5)]);
+    }
 }

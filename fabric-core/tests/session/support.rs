@@ -284,6 +284,7 @@ pub(crate) fn message(qos: Qos) -> Arc<Message> {
         properties: MessageProperties::default(),
         publisher: None,
         retain: false,
+        tells_expiry: true,
     })
 }
 

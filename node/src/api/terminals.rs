@@ -103,6 +103,8 @@ impl<C: Control> Terminals for Services<C> {
         let name = validate::app_name(&request.app).to_owned();
         caller.in_app(&name)?;
         let ttl_s = validate::credential_ttl(request.ttl_s)?;
+        let publish = validate::permissions("publish", request.publish)?;
+        let subscribe = validate::permissions("subscribe", request.subscribe)?;
         let ids = validate::ids(request.ids)?;
         let app = self.app(&name).await?;
         let numbered = self.numbered(app, ids).await?;
@@ -111,7 +113,8 @@ impl<C: Control> Terminals for Services<C> {
         let edges: Vec<_> =
             edges.into_iter().map(|e| e.addresses.mqtt).filter(|mqtt| !mqtt.is_empty()).collect();
         tracing::info!(app = name, count = numbered.len(), caller = caller.name, "issue credentials");
-        let issuer = Issuer { name, app, ttl_s, key, edges, now_s: self.gate.now_ms() / 1_000 };
+        let now_s = self.gate.now_ms() / 1_000;
+        let issuer = Issuer { name, app, ttl_s, publish, subscribe, key, edges, now_s };
         let issue = Issue { control: self.control.clone(), issuer, rest: numbered.into_iter() };
         Ok(Response::new(unfold(issue, Issue::next).boxed()))
     }
@@ -245,6 +248,8 @@ struct Issuer {
     name: String,
     app: AppId,
     ttl_s: u64,
+    publish: Option<Vec<String>>,
+    subscribe: Option<Vec<String>>,
     key: SigningKey,
     edges: Vec<String>,
     now_s: u64,
@@ -299,8 +304,8 @@ impl Issuer {
             no: no.0,
             iat,
             exp: iat + self.ttl_s,
-            publish: None,
-            subscribe: None,
+            publish: self.publish.clone(),
+            subscribe: self.subscribe.clone(),
         };
         Ok(admin::Credential {
             token: auth::issue_terminal(&self.key, &claims)?,

@@ -7,7 +7,10 @@ use cluster_proto::{
     AppId, Message, MessageProperties, PushKind, Qos, TerminalId, admin,
     limits::{PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX, TERMINALS_PER_CALL_MAX},
 };
-use fabric_core::subscriptions::filter::validate_topic;
+use fabric_core::subscriptions::{
+    Filter,
+    filter::{validate_filter, validate_topic},
+};
 use prost::Message as _;
 use raft_store::command::{AcceptPush, Audience, IdempotencyKey, NewTerminal};
 use tonic::Status;
@@ -18,6 +21,8 @@ const TAGS_MAX: usize = 64;
 const TAG_KEY_LEN_MAX: usize = 64;
 const TAG_VALUE_LEN_MAX: usize = 256;
 const APP_NAME_LEN_MAX: usize = 64;
+/// They travel in the password of every CONNECT.
+const PERMISSIONS_MAX: usize = 32;
 /// The app of requests that name none.
 const APP_DEFAULT: &str = "default";
 const CREDENTIAL_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
@@ -61,6 +66,7 @@ pub(super) fn push(
         properties: properties(request.properties.unwrap_or_default())?,
         publisher: None,
         retain: false,
+        tells_expiry: request.ttl_ms > 0,
     };
     Ok(AcceptPush { message, audience, ttl_ms, retained_ttl_ms: None, idempotency, exchange: None })
 }
@@ -106,8 +112,8 @@ fn qos(asked: u32) -> Result<Qos, Status> {
     match asked {
         0 => Ok(Qos::AtMostOnce),
         1 => Ok(Qos::AtLeastOnce),
-        2 => Err(invalid("qos 2 is not there yet: use 1 (at least once)")),
-        other => Err(invalid(format!("qos is {other}: it must be 0 or 1"))),
+        2 => Ok(Qos::ExactlyOnce),
+        other => Err(invalid(format!("qos is {other}: it must be 0, 1 or 2"))),
     }
 }
 
@@ -213,6 +219,24 @@ pub(super) fn credential_ttl(asked_s: u64) -> Result<u64, Status> {
     }
 }
 
+/// The filters of a credential; `None`: everything.
+pub(super) fn permissions(what: &str, asked: Option<admin::Filters>) -> Result<Option<Vec<String>>, Status> {
+    let Some(admin::Filters { filters }) = asked else { return Ok(None) };
+    if filters.len() > PERMISSIONS_MAX {
+        return Err(too_much(what, filters.len(), PERMISSIONS_MAX, "filters"));
+    }
+    for filter in &filters {
+        match validate_filter(&filter.replace("{terminal}", "id")) {
+            Ok(Filter::Plain(_)) => {}
+            Ok(Filter::Shared { .. }) => {
+                return Err(invalid(format!("{what}: {filter}: name the filter without $share/NAME/")));
+            }
+            Err(error) => return Err(invalid(format!("{what}: {filter}: {error}"))),
+        }
+    }
+    Ok(Some(filters))
+}
+
 /// A refusal of what the request says.
 pub(super) fn invalid(what: impl Into<String>) -> Status {
     Status::invalid_argument(what)
@@ -259,10 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn permissions_are_filters_with_a_place_for_the_terminal() {
+        let asked = |filters: &[&str]| {
+            let filters = filters.iter().map(|filter| (*filter).to_owned()).collect();
+            permissions("publish", Some(admin::Filters { filters }))
+        };
+        assert_eq!(permissions("publish", None).expect("everything"), None);
+        assert_eq!(asked(&[]).expect("nothing"), Some(Vec::new()));
+        assert!(asked(&["devices/{terminal}/#", "news/+"]).is_ok());
+        for wrong in ["a/#/b", "", "$share/g/a"] {
+            assert!(asked(&[wrong]).expect_err("refused").message().starts_with("publish: "));
+        }
+        assert!(asked(&["a"; PERMISSIONS_MAX + 1]).is_err());
+    }
+
+    #[test]
     fn what_is_wrong_with_a_push_is_named() {
         assert!(refused(|r| r.topic = "a/#".to_owned()).starts_with("topic: "));
         assert!(refused(|r| r.topic.clear()).starts_with("topic: "));
-        assert!(refused(|r| r.qos = 2).contains("qos 2"));
+        assert!(refused(|r| r.qos = 3).contains("0, 1 or 2"));
         assert!(refused(|r| r.ttl_ms = 3_600_001).contains("push.ttl_max"));
         assert!(refused(|r| r.audience = None).contains("audience"));
         assert!(refused(|r| r.payload = vec![0; PAYLOAD_LEN_MAX + 1]).contains("payload"));

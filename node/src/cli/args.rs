@@ -191,6 +191,17 @@ pub(super) enum ClusterCommand {
     },
 }
 
+/// What a credential allows.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Permissions {
+    /// A filter it may publish to; {terminal} stands for the terminal's id. Not given: everything but $SYS
+    #[arg(long, value_name = "FILTER")]
+    pub publish: Vec<String>,
+    /// A filter it may subscribe to, as --publish
+    #[arg(long, value_name = "FILTER")]
+    pub subscribe: Vec<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum TerminalCommand {
     /// Registers a terminal, or replaces its tags
@@ -239,6 +250,8 @@ pub(super) enum TerminalCommand {
         /// Where to write "clientid username password" lines (mode 0600)
         #[arg(long, value_name = "FILE", requires = "from_file")]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        may: Permissions,
     },
     /// Voids every credential of a terminal issued until now, and disconnects it
     Revoke {

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     Failure,
-    args::TerminalCommand,
+    args::{Permissions, TerminalCommand},
     client::{self, Client, Repeat, refused},
     files::{self, PrivateFile},
     output::{Out, note, table, time},
@@ -25,9 +25,11 @@ pub(super) async fn run(command: TerminalCommand, client: &mut Client, out: &mut
         TerminalCommand::Subscriptions { id } => subscriptions(id, client, out).await,
         TerminalCommand::Kick { id } => kick(id, client, out).await,
         TerminalCommand::Revoke { id } => revoke(id, client, out).await,
-        TerminalCommand::Credential { id: Some(id), ttl, .. } => credential(id, ttl, client, out).await,
-        TerminalCommand::Credential { ttl, from_file: Some(ids), out: Some(file), .. } => {
-            credentials(&ids, &file, ttl, client, out).await
+        TerminalCommand::Credential { id: Some(id), ttl, may, .. } => {
+            credential(id, &Asked { ttl, may }, client, out).await
+        }
+        TerminalCommand::Credential { ttl, may, from_file: Some(ids), out: Some(file), .. } => {
+            credentials(&ids, &file, &Asked { ttl, may }, client, out).await
         }
         TerminalCommand::Credential { .. } => {
             Err(Failure::Usage("name a terminal, or --from-file and --out".to_owned()))
@@ -129,9 +131,20 @@ async fn revoke(id: String, client: &mut Client, out: &mut Out) -> Result<(), Fa
     })
 }
 
+/// What credentials are asked for.
+struct Asked {
+    ttl: Duration,
+    may: Permissions,
+}
+
+/// Not given: everything.
+fn filters(given: &[String]) -> Option<admin::Filters> {
+    (!given.is_empty()).then(|| admin::Filters { filters: given.to_vec() })
+}
+
 /// One credential: always JSON, because nobody reads a token.
-async fn credential(id: String, ttl: Duration, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
-    let mut issued = issue(vec![id], ttl, client).await?;
+async fn credential(id: String, asked: &Asked, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let mut issued = issue(vec![id], asked, client).await?;
     let credential =
         issued.pop().ok_or_else(|| Failure::Refused("the node answered no credential".to_owned()))?;
     out.json(&json!({
@@ -146,7 +159,7 @@ async fn credential(id: String, ttl: Duration, client: &mut Client, out: &mut Ou
 async fn credentials(
     ids: &Path,
     file: &Path,
-    ttl: Duration,
+    asked: &Asked,
     client: &mut Client,
     out: &mut Out,
 ) -> Result<(), Failure> {
@@ -155,7 +168,7 @@ async fn credentials(
     let all = id_lines(&text).map_err(|why| Failure::Refused(format!("{}: {why}", ids.display())))?;
     let mut written = PrivateFile::create(file)?;
     for chunk in all.chunks(CREDENTIALS_PER_CALL) {
-        for credential in issue(chunk.to_vec(), ttl, client).await? {
+        for credential in issue(chunk.to_vec(), asked, client).await? {
             writeln!(written, "{} {} {}", credential.terminal, credential.username, credential.token)?;
         }
     }
@@ -183,11 +196,16 @@ fn id_lines(text: &str) -> Result<Vec<String>, String> {
 /// A call's credentials, complete: one that breaks in the middle is made again.
 async fn issue(
     ids: Vec<String>,
-    ttl: Duration,
+    asked: &Asked,
     client: &mut Client,
 ) -> Result<Vec<admin::Credential>, Failure> {
-    let request =
-        admin::IssueCredentialsRequest { app: client.app.clone(), ids, ttl_s: ttl.as_secs().max(1) };
+    let request = admin::IssueCredentialsRequest {
+        app: client.app.clone(),
+        ids,
+        ttl_s: asked.ttl.as_secs().max(1),
+        publish: filters(&asked.may.publish),
+        subscribe: filters(&asked.may.subscribe),
+    };
     let issued = client.call(Repeat::Same, request, |channel, request| async move {
         let mut stream = client::terminals(channel).issue_credentials(request).await?.into_inner();
         let mut issued = Vec::new();

@@ -256,6 +256,7 @@ pub(crate) fn accept_push() -> Command {
         properties: MessageProperties::default(),
         publisher: None,
         retain: false,
+        tells_expiry: false,
     };
     Command::own(CommandBody::AcceptPush(AcceptPush {
         message,

@@ -318,5 +318,6 @@ pub fn message(kind: PushKind, topic: &str, publisher: Option<TerminalNo>) -> Me
         properties: MessageProperties::default(),
         publisher,
         retain: false,
+        tells_expiry: false,
     }
 }

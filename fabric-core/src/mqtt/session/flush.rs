@@ -165,6 +165,7 @@ impl<M: MessageHandle> Live<M> {
         let Outgoing { message, qos, dup, expires_at_ms, view } = outgoing;
         let subscription_ids = if cx.version.is_v5() { view.identifiers } else { Box::default() };
         let alias = aliases::find(self.aliases.as_deref(), &message.message().topic, self.alias_maximum);
+        let expires_at_ms = expires_at_ms.filter(|_| message.message().tells_expiry);
         let has_expiry = expires_at_ms.is_some();
         let len = publish_len(message.message(), cx.version, qos, has_expiry, &subscription_ids, alias);
         if len > self.packet_len_max as usize {
@@ -203,7 +204,7 @@ impl<M: MessageHandle> Live<M> {
 
 /// The length of a PUBLISH without identifiers and alias: if that is too large, it need not be begun.
 fn len_min<M: MessageHandle>(cx: &Context, message: &M, waiting: &Waiting<M>) -> usize {
-    let has_expiry = waiting.queued.expires_at_ms.is_some();
+    let has_expiry = waiting.queued.expires_at_ms.is_some() && message.message().tells_expiry;
     publish_len(message.message(), cx.version, waiting.qos, has_expiry, &[], None)
 }
 

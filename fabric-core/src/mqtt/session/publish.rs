@@ -99,6 +99,7 @@ impl<M: MessageHandle> Live<M> {
             payload: publish.payload,
             properties: publish.properties,
             retain: publish.retain,
+            tells_expiry: publish.expiry_s.is_some(),
             publisher: self.no,
         }
     }

@@ -42,6 +42,7 @@ pub(super) fn keep(will: Will, grant: &Grant) -> Result<Kept, Reason> {
         payload: will.payload,
         properties: will.properties,
         retain: will.retain,
+        tells_expiry: will.expiry_s.is_some(),
         publisher: grant.no,
     };
     Ok(Kept { message, delay_s: will.delay_s, ttl_ms })

@@ -122,7 +122,13 @@ async fn credentials_register_whom_they_are_for_and_verify() {
     let node = Node::leading(Fake::founded());
     register(&node, &["tv-1"]).await;
     let ids: Vec<_> = (0..2_500).map(|n| format!("tv-{n}")).collect();
-    let request = admin::IssueCredentialsRequest { app: String::new(), ids: ids.clone(), ttl_s: 60 };
+    let request = admin::IssueCredentialsRequest {
+        app: String::new(),
+        ids: ids.clone(),
+        ttl_s: 60,
+        publish: None,
+        subscribe: None,
+    };
     let mut client = TerminalsClient::new(node.channel().await);
     let mut stream = client.issue_credentials(admin(&node.fake, request)).await.expect("issue").into_inner();
     let mut issued = Vec::new();

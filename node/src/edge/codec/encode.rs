@@ -47,6 +47,7 @@ fn encode_publish(publish: &Publish, version: ProtocolVersion, buffer: &mut Byte
         properties: publish.properties.clone(),
         retain: publish.retain,
         publisher: None,
+        tells_expiry: false,
     };
     let template = PublishTemplate::new(&message, version, publish.qos, publish.expiry_s.is_some());
     let own = Own {

@@ -90,6 +90,7 @@ mod tests {
             properties: MessageProperties::default(),
             publisher: None,
             retain: false,
+            tells_expiry: false,
         })
     }
 

@@ -73,6 +73,7 @@ fn messages<'a>(app: AppId, values: &'a Values, filter: &'a str) -> impl Iterato
             properties: MessageProperties::default(),
             retain: true,
             publisher: None,
+            tells_expiry: false,
         })
     })
 }

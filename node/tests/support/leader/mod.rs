@@ -208,6 +208,7 @@ pub(crate) fn message(topic: &str, payload: &str) -> Message {
         properties: MessageProperties::default(),
         publisher: None,
         retain: false,
+        tells_expiry: false,
     }
 }
 

@@ -476,6 +476,7 @@ pub(super) fn message(qos: Qos) -> Message {
         properties: MessageProperties::default(),
         retain: false,
         publisher: None,
+        tells_expiry: false,
     }
 }
 
