@@ -9,8 +9,9 @@ CARGO  := . scripts/env.sh && cargo
 SETUP  := scripts/setup.sh --quiet
 DIR    ?= .cluster
 MINUTES ?= 5
+FUZZ_TARGETS := decode_v3 decode_v5 session
 
-.PHONY: help setup build demo test interop cluster cluster-down chaos ci fix fmt-check clippy layers links doc
+.PHONY: help setup build demo test interop cluster cluster-down chaos fuzz fuzz-smoke ci fix fmt-check clippy layers links doc
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +46,13 @@ interop: ## paho-mqtt, gmqtt and MQTT.js against a cluster (installed by scripts
 chaos: build ## faults against a release build: MINUTES=5 SEED=random
 	@$(CARGO) run --quiet --release -p chaos-tests -- run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
+fuzz: ## every fuzz target in turn, MINUTES each
+	@for target in $(FUZZ_TARGETS); do scripts/fuzz.sh $$target $$((60 * $(MINUTES))) || exit 1; done
+
+# A few seconds each, from the corpus that is kept.
+fuzz-smoke:
+	@for target in $(FUZZ_TARGETS); do FUZZ_VERBOSITY=0 scripts/fuzz.sh $$target 10 || exit 1; done
+
 fmt-check:
 	@$(CARGO) fmt --all --check
 
@@ -63,7 +71,7 @@ doc:
 	@$(SETUP)
 	@. scripts/env.sh && RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-ci: fmt-check links layers clippy doc test ## the gate: formatting, links, layers, clippy, docs, tests; changes nothing
+ci: fmt-check links layers clippy doc test fuzz-smoke ## the gate: formatting, links, layers, clippy, docs, tests, some seconds of fuzzing; changes nothing
 
 fix: ## rewrite what can be: formatting, clippy's suggestions
 	@$(SETUP)
