@@ -86,6 +86,9 @@ pub(super) struct Deliveries<M> {
     pub(super) after: PushId,
     pub(super) queue: VecDeque<Waiting<M>>,
     pub(super) window: Window,
+    /// Pushes this connection began with, beyond `after`: a page may bring one again that was acknowledged here, as long
+    /// as the receipt is not committed. Bounded by the window of the connection before.
+    resumed: Vec<PushId>,
     /// Of the queue: pushes that [`QUEUED_PER_TERMINAL_MAX`] bounds.
     pushes: u16,
     /// Of the queue: retained messages, bounded by the page they came in.
@@ -106,6 +109,7 @@ impl<M> Deliveries<M> {
             after: PushId(0),
             queue: VecDeque::new(),
             window: Window::new(window),
+            resumed: Vec::new(),
             pushes: 0,
             retained: 0,
             unbegun: false,
@@ -119,14 +123,35 @@ impl<M> Deliveries<M> {
         if self.feed != Feed::Live || push <= self.after {
             return;
         }
-        if self.window.holds(push, None) {
-            self.after = push;
+        if self.has_begun(push) {
+            self.pass(push);
         } else if usize::from(self.pushes) >= QUEUED_PER_TERMINAL_MAX {
             self.feed = Feed::Behind;
         } else {
-            self.after = push;
+            self.pass(push);
             self.enqueue(waiting);
         }
+    }
+
+    /// Whether `push` was handed out on this connection beside the order of `after`.
+    fn has_begun(&self, push: PushId) -> bool {
+        self.resumed.contains(&push) || self.window.holds(push, None)
+    }
+
+    /// Everything up to `push` is queued here, or was.
+    fn pass(&mut self, push: PushId) {
+        self.after = push;
+        if !self.resumed.is_empty() {
+            self.resumed.retain(|resumed| *resumed > push);
+        }
+    }
+
+    /// The connection goes on with a delivery of the one before it.
+    pub(super) fn resume(&mut self, waiting: Waiting<M>) {
+        if waiting.group().is_none() {
+            self.resumed.push(waiting.queued.push);
+        }
+        self.enqueue(waiting);
     }
 
     /// Takes a push for a group this terminal is a member of, in its turn behind what is queued. `false`: not live, or
@@ -158,8 +183,8 @@ impl<M> Deliveries<M> {
             if push <= self.after {
                 continue;
             }
-            if self.window.holds(push, None) {
-                self.after = push;
+            if self.has_begun(push) {
+                self.pass(push);
                 continue;
             }
             if usize::from(self.pushes) >= QUEUED_PER_TERMINAL_MAX {
@@ -167,7 +192,7 @@ impl<M> Deliveries<M> {
                 self.feed = Feed::Behind;
                 return;
             }
-            self.after = push;
+            self.pass(push);
             self.enqueue(waiting);
         }
     }

@@ -50,6 +50,20 @@ fn what_goes_on_is_not_queued_again() {
     assert_eq!(in_flight, [(PushId(5), None), (PushId(6), None)]);
 }
 
+#[test]
+fn what_went_on_and_is_acknowledged_is_not_queued_again_while_its_receipt_is_under_way() {
+    let (mut terminal, _) =
+        resumed(connect(V311), vec![(outbound(4, 5, OutboundStage::Sent), identity(5, QOS1))]);
+    assert_eq!(terminal.puback(4), [receipt(5, Outcome::Delivered)]);
+    // A leader that does not know of the receipt yet still calls it owed; so does the next one.
+    for live in [false, true] {
+        let page = vec![identity(5, QOS1)];
+        let out = terminal.answer(|session, at, out| session.handle_owed(at, page, live, out));
+        assert!(deliveries(&out).is_empty(), "{out:?}");
+    }
+    assert_eq!(deliveries(&terminal.push(6)).len(), 1);
+}
+
 /// Section 4.9: the new connection's Receive Maximum holds for what is sent again too.
 #[test]
 fn a_smaller_window_is_kept() {

@@ -42,7 +42,7 @@ impl<M: MessageHandle> Live<M> {
         }
         let queued = Queued { dup: true, ..queued };
         let waiting = Waiting { queued, qos, packet_id: Some(packet_id), origin: Origin::Resumed };
-        self.deliveries.enqueue(waiting);
+        self.deliveries.resume(waiting);
     }
 }
 
