@@ -566,7 +566,7 @@ pub struct Outbound {
     pub target: TerminalNo,
     /// How far it is.
     pub stage: OutboundStage,
-    /// As in [`PushDelivery::expires_at_ms`]; for Message Expiry Interval only, since delivery has begun.
+    /// As in [`PushDelivery::expires_at_ms`]: then it is not sent again.
     pub expires_at_ms: u64,
 }
 

@@ -74,7 +74,7 @@ impl<M> Waiting<M> {
     }
 
     pub(super) fn is_expired(&self, now_ms: u64) -> bool {
-        self.origin != Origin::Resumed && self.queued.expires_at_ms.is_some_and(|expires| expires <= now_ms)
+        self.queued.expires_at_ms.is_some_and(|expires| expires <= now_ms)
     }
 }
 

@@ -148,13 +148,17 @@ fn the_end_of_a_connection_names_what_qos_1_was_not_acknowledged() {
     assert!(closed(&out).unacknowledged.is_empty(), "DISCONNECT ended the session");
 }
 
-/// Delivery has begun: it goes on, and says what is left to live.
+/// An expired push is not handed out again (I3). Its terminal may know the packet id of a QoS 2 exchange: that is ended.
 #[test]
-fn an_expired_delivery_that_was_begun_goes_on() {
+fn what_has_expired_meanwhile_is_not_sent_again() {
     let mut terminal = Terminal::opened(connect(V5), grant());
     terminal.now = 50_000;
-    let outbound = vec![outbound(1, 1, OutboundStage::Begun)];
-    let queued = Queued { expires_at_ms: Some(40_000), ..identity(1, QOS2) };
-    let out = terminal.resume(Bound { outbound, ..bound() }, vec![queued]);
-    assert_eq!((packet_ids(&out), deliveries(&out)[0].expiry_s), (vec![1], Some(1)));
+    let outbound = vec![outbound(1, 1, OutboundStage::Begun), outbound(2, 2, OutboundStage::Sent)];
+    let expired = |queued| Queued { expires_at_ms: Some(40_000), ..queued };
+    let queued = vec![expired(identity(1, QOS2)), expired(identity(2, QOS1))];
+    let out = terminal.resume(Bound { outbound, ..bound() }, queued);
+    assert!(deliveries(&out).is_empty());
+    assert!(matches!(sent(&out)[..], [Packet::ConnAck(_), Packet::PubRel(Ack { packet_id: 1, .. })]));
+    assert_eq!(steps(&terminal.pubcomp(1)), [(1, Step::Complete, None)]);
+    assert_eq!(terminal.session.in_flight().count(), 0);
 }

@@ -91,7 +91,8 @@ impl<M: MessageHandle> Live<M> {
     }
 
     /// What has expired is not written: the leader settles it, who finds it not in flight or withdraws it (I3). Nor is
-    /// what was never begun, because it is too large.
+    /// what was never begun, because it is too large. What an earlier connection began has expired as well: with QoS 2 its
+    /// exchange is ended, since the terminal may know its packet id.
     fn drop_front(&mut self, cx: &Context, at: Moment, out: &mut Vec<Action<M>>) {
         while let Some(next) = self.deliveries.queue.front() {
             let unbegun = next.qos == Qos::ExactlyOnce && next.packet_id.is_none() && self.is_recorded();
@@ -103,7 +104,7 @@ impl<M: MessageHandle> Live<M> {
             }
             let Some(waiting) = self.deliveries.pop() else { return };
             if let Some(packet_id) = waiting.packet_id {
-                self.give_up(packet_id, out);
+                self.end_exchange(packet_id, out);
             } else if too_large {
                 let too_large = Outcome::Dropped(DropReason::TooLarge);
                 push_receipt(waiting.queued.push, waiting.group(), too_large, out);
@@ -208,9 +209,8 @@ fn len_min<M: MessageHandle>(cx: &Context, message: &M, waiting: &Waiting<M>) ->
     publish_len(message.message(), cx.version, waiting.qos, has_expiry, &[], None)
 }
 
-/// Message Expiry Interval: what remains, rounded up, so that it is not 0 while it lasts; nor for what was begun in time
-/// and goes on.
+/// Message Expiry Interval: what remains, rounded up, so that it is not 0 while it lasts.
 fn remaining_s(at: Moment, expires_at_ms: Option<u64>) -> Option<u32> {
     let remaining_ms = expires_at_ms?.saturating_sub(at.ms);
-    Some(u32::try_from(remaining_ms.div_ceil(1_000)).unwrap_or(u32::MAX).max(1))
+    Some(u32::try_from(remaining_ms.div_ceil(1_000)).unwrap_or(u32::MAX))
 }
