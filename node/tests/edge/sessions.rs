@@ -41,6 +41,20 @@ async fn a_later_bind_has_a_larger_number_whatever_shard_its_connection_is_on() 
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
 }
 
+/// Control and session frames have streams of their own, so the end of a binding may come before the binding.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binding_whose_end_came_first_is_not_kept() {
+    let fixture = Fixture::new().await;
+    fixture.leader.with(|log| log.ends_at_once = true);
+    let connect = Connect { id: "tv", v5: true, ..Connect::default() };
+    let (mut client, code) = Client::connect(fixture.mqtt, &connect).await;
+    assert_ne!(code, 0, "the leader has given the terminal to somebody else");
+    assert_eq!(client.next().await, None);
+    fixture.leader.with(|log| log.ends_at_once = false);
+    let (_client, code) = Client::connect(fixture.mqtt, &connect).await;
+    assert_eq!(code, 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fresh_credential_takes_the_place_of_the_old_without_a_new_connection() {
     let fixture = Fixture::with(Setting { anonymous: false, ..Setting::default() }).await;

@@ -66,7 +66,10 @@ impl Hub {
                 self.ports.push(conn.shard, ToShard::Close(conn, CloseCause::Unbound(reason)));
             }
             // What it had not acknowledged went with its Unbind.
-            None => self.link.unbound(epoch, Vec::new()),
+            None => {
+                self.end_awaited(app, terminal, epoch);
+                self.link.unbound(epoch, Vec::new());
+            }
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) struct PendingBind {
     credential_issued_at: u64,
     /// The connection is gone: a binding that still comes is given back.
     pub(super) is_over: bool,
+    /// The leader has ended bindings up to this already: its Unbind overtook its Bound, on a stream of its own.
+    ended_upto: Option<Epoch>,
 }
 
 /// A subscription change that waits for the leader.
@@ -131,9 +133,25 @@ impl Hub {
             return self.ports.push(conn.shard, ToShard::Bound(conn, Err(RefuseReason::Unavailable)));
         };
         self.bind_of.insert(conn, request);
-        let is_over = false;
-        self.binds
-            .insert(request, PendingBind { conn, holder, app, terminal, credential_issued_at, is_over });
+        self.binds.insert(
+            request,
+            PendingBind {
+                conn,
+                holder,
+                app,
+                terminal,
+                credential_issued_at,
+                is_over: false,
+                ended_upto: None,
+            },
+        );
+    }
+
+    /// The leader ended a binding that is not known here: it may be on its way.
+    pub(super) fn end_awaited(&mut self, app: AppId, terminal: &TerminalId, epoch: Epoch) {
+        for bind in self.binds.values_mut().filter(|bind| bind.app == app && bind.terminal == *terminal) {
+            bind.ended_upto = bind.ended_upto.max(Some(epoch));
+        }
     }
 
     /// Whether the app may have one more terminal here. One that is here already takes its own place.
@@ -147,9 +165,11 @@ impl Hub {
     }
 
     fn bound(&mut self, bind: PendingBind, result: Result<Bound, RefuseReason>) {
-        let PendingBind { conn, holder, app, terminal, credential_issued_at, is_over } = bind;
+        let PendingBind { conn, holder, app, terminal, credential_issued_at, is_over, ended_upto } = bind;
         self.bind_of.remove(&conn);
         let result = match result {
+            // Somebody else has the terminal by now; there is nothing to give back.
+            Ok(bound) if Some(bound.epoch) <= ended_upto => Err(RefuseReason::Stale),
             Ok(bound) if is_over => return self.give_back(app, terminal, holder, &bound),
             // Others bound meanwhile.
             Ok(bound) if !self.has_place(app, &terminal) => {

@@ -28,6 +28,8 @@ pub(crate) struct Log {
     pub(crate) resumes: Vec<Vec<BindingReport>>,
     pub(crate) shared_in_flight: Vec<SharedInFlight>,
     pub(crate) binds: Vec<Bind>,
+    /// Every binding is ended before its Bound is sent: the terminal went elsewhere.
+    pub(crate) ends_at_once: bool,
     pub(crate) unbinds: Vec<Unbind>,
     pub(crate) unbound: Vec<(Epoch, Vec<Unacknowledged>)>,
     pub(crate) bound: BTreeMap<TerminalId, Epoch>,

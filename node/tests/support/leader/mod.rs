@@ -229,6 +229,8 @@ struct Link {
     frames: mpsc::UnboundedReceiver<FromEdge>,
     bindings: Vec<BindingReport>,
     take_overs: Vec<TakeOver>,
+    /// A Bound that its own end has overtaken.
+    overtaken: Option<(cluster_proto::Epoch, SessionReply)>,
 }
 
 async fn serve(endpoint: Endpoint, server: Server, mut orders: mpsc::UnboundedReceiver<Order>) {
@@ -293,6 +295,7 @@ async fn greet(quic: quinn::Connection, server: &Server) -> Option<Link> {
         frames,
         bindings: Vec::new(),
         take_overs: Vec::new(),
+        overtaken: None,
     };
     let Some(FromEdge::Control(EdgeControl::Hello(hello))) = link.frames.recv().await else { return None };
     let welcome = server.welcome(hello.incarnation.0);

@@ -145,8 +145,16 @@ impl Server {
             log.bound.get(&bind.terminal).copied().filter(|_| !log.binds_at_once)
         };
         let Some(epoch) = old else {
-            let body = SessionReplyBody::Bound(self.log().bind(bind));
-            return link.session.send(&SessionReply { request, body }).await.ok();
+            let (app, terminal) = (bind.app, bind.terminal.clone());
+            let bound = self.log().bind(bind);
+            let (epoch, reply) =
+                (bound.epoch, SessionReply { request, body: SessionReplyBody::Bound(bound) });
+            if !self.log().ends_at_once {
+                return link.session.send(&reply).await.ok();
+            }
+            link.overtaken = Some((epoch, reply));
+            let reason = UnbindReason::TakenOver;
+            return link.control.send(&LeaderControl::Unbind { terminal, app, epoch, reason }).await.ok();
         };
         let (app, terminal, reason) = (bind.app, bind.terminal.clone(), UnbindReason::TakenOver);
         link.take_overs.push(TakeOver { request, bind, epoch });
@@ -159,6 +167,9 @@ impl Server {
         epoch: Epoch,
         unacknowledged: Vec<Unacknowledged>,
     ) -> Option<()> {
+        if let Some((_, reply)) = link.overtaken.take_if(|(overtaken, _)| *overtaken == epoch) {
+            return link.session.send(&reply).await.ok();
+        }
         let waiting = link.take_overs.iter().position(|take_over| take_over.epoch == epoch);
         let take_over = waiting.map(|at| link.take_overs.swap_remove(at));
         let bound = {
