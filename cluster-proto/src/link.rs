@@ -566,7 +566,7 @@ pub struct Outbound {
     pub target: TerminalNo,
     /// How far it is.
     pub stage: OutboundStage,
-    /// As in [`PushDelivery::expires_at_ms`]: then it is not sent again.
+    /// As in [`PushDelivery::expires_at_ms`]. What is `Begun` goes on all the same ([MQTT-4.3.3-7]).
     pub expires_at_ms: u64,
 }
 

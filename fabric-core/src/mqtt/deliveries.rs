@@ -73,8 +73,11 @@ impl<M> Waiting<M> {
         self.queued.push == push && self.group() == group
     }
 
+    /// Whether it may no longer be written. A QoS 2 exchange that an earlier connection began was handed out in time, and
+    /// goes on as it was ([MQTT-4.3.3-7]); what QoS 1 sends again is a hand-out like the first (I3).
     pub(super) fn is_expired(&self, now_ms: u64) -> bool {
-        self.queued.expires_at_ms.is_some_and(|expires| expires <= now_ms)
+        let goes_on = self.origin == Origin::Resumed && self.qos == Qos::ExactlyOnce;
+        !goes_on && self.queued.expires_at_ms.is_some_and(|expires| expires <= now_ms)
     }
 }
 

@@ -91,8 +91,7 @@ impl<M: MessageHandle> Live<M> {
     }
 
     /// What has expired is not written: the leader settles it, who finds it not in flight or withdraws it (I3). Nor is
-    /// what was never begun, because it is too large. What an earlier connection began has expired as well: with QoS 2 its
-    /// exchange is ended, since the terminal may know its packet id.
+    /// what was never begun, because it is too large.
     fn drop_front(&mut self, cx: &Context, at: Moment, out: &mut Vec<Action<M>>) {
         while let Some(next) = self.deliveries.queue.front() {
             let unbegun = next.qos == Qos::ExactlyOnce && next.packet_id.is_none() && self.is_recorded();
@@ -104,7 +103,7 @@ impl<M: MessageHandle> Live<M> {
             }
             let Some(waiting) = self.deliveries.pop() else { return };
             if let Some(packet_id) = waiting.packet_id {
-                self.end_exchange(packet_id, out);
+                self.give_up(packet_id, out);
             } else if too_large {
                 let too_large = Outcome::Dropped(DropReason::TooLarge);
                 push_receipt(waiting.queued.push, waiting.group(), too_large, out);
@@ -209,8 +208,9 @@ fn len_min<M: MessageHandle>(cx: &Context, message: &M, waiting: &Waiting<M>) ->
     publish_len(message.message(), cx.version, waiting.qos, has_expiry, &[], None)
 }
 
-/// Message Expiry Interval: what remains, rounded up, so that it is not 0 while it lasts.
+/// Message Expiry Interval: what remains, rounded up, so that it is not 0 while it lasts; nor for a QoS 2 exchange that
+/// goes on.
 fn remaining_s(at: Moment, expires_at_ms: Option<u64>) -> Option<u32> {
     let remaining_ms = expires_at_ms?.saturating_sub(at.ms);
-    Some(u32::try_from(remaining_ms.div_ceil(1_000)).unwrap_or(u32::MAX))
+    Some(u32::try_from(remaining_ms.div_ceil(1_000)).unwrap_or(u32::MAX).max(1))
 }
