@@ -26,10 +26,17 @@ pub(super) struct Ask {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asks {
     asks: VecDeque<Ask>,
-    /// Of the first, while it is under way.
-    request: Option<RequestNo>,
+    /// Under way.
+    request: Option<Request>,
     /// Refused, for want of a leader: until there is one again.
     parked: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    no: RequestNo,
+    /// It is not for the first ask, but for one that was given up meanwhile: its answer is awaited, and nothing else.
+    given_up: bool,
 }
 
 impl Asks {
@@ -43,13 +50,14 @@ impl Asks {
     pub(super) fn remove(&mut self, filter: &str) {
         let Some(at) = self.asks.iter().position(|ask| *ask.filter == *filter) else { return };
         self.asks.remove(at);
-        if at == 0 {
-            self.request = None;
+        if at == 0 && let Some(request) = &mut self.request {
+            request.given_up = true;
         }
     }
 
+    /// Nothing to ask for, and no answer to come.
     pub(super) fn is_empty(&self) -> bool {
-        self.asks.is_empty()
+        self.asks.is_empty() && self.request.is_none()
     }
 
     /// The next page to ask for, if none is under way.
@@ -59,16 +67,15 @@ impl Asks {
         }
         let Ask { filter, upto, after, .. } = self.asks.front()?;
         let request = number();
-        self.request = Some(request);
+        self.request = Some(Request { no: request, given_up: false });
         Some(Action::Retained { request, filter: filter.clone(), upto: *upto, after: after.clone() })
     }
 
     /// The ask a page answers, which goes on behind `next`.
     pub(super) fn answered(&mut self, request: RequestNo, next: Option<String>) -> Option<Ask> {
-        if self.request != Some(request) {
+        if !self.ends(request) {
             return None;
         }
-        self.request = None;
         match next {
             None => self.asks.pop_front(),
             Some(_) => {
@@ -81,18 +88,21 @@ impl Asks {
 
     /// Not now: asked again when there is a leader.
     pub(super) fn park(&mut self, request: RequestNo) {
-        if self.request == Some(request) {
-            self.request = None;
+        if self.ends(request) {
             self.parked = true;
         }
     }
 
     /// Never: nothing comes for this subscription.
     pub(super) fn refused(&mut self, request: RequestNo) {
-        if self.request == Some(request) {
-            self.request = None;
+        if self.ends(request) {
             self.asks.pop_front();
         }
+    }
+
+    /// Whether `request`, which is answered, was for the first ask.
+    fn ends(&mut self, request: RequestNo) -> bool {
+        self.request.take_if(|under_way| under_way.no == request).is_some_and(|ended| !ended.given_up)
     }
 
     /// There is a leader again, who knows of no request.
@@ -144,6 +154,18 @@ mod tests {
         next(&mut asks, 1);
         asks.remove("a");
         assert!(asks.answered(RequestNo(1), None).is_none() && asks.is_empty());
+    }
+
+    /// Found by fuzzing: who subscribed and unsubscribed in turn had any number of requests with the leader.
+    #[test]
+    fn what_was_given_up_is_answered_before_the_next_is_asked_for() {
+        let mut asks = Asks::default();
+        asks.add(ask("a"));
+        next(&mut asks, 1);
+        asks.add(ask("a"));
+        assert_eq!(next(&mut asks, 2), None);
+        assert!(asks.answered(RequestNo(1), Some("a".to_owned())).is_none());
+        assert_eq!(next(&mut asks, 2), Some(("a".to_owned(), None)));
     }
 
     #[test]

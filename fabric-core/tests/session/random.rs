@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::support::*;
 
 #[derive(Clone, Debug)]
-enum Input {
+pub(crate) enum Input {
     Packet(Packet),
     /// Answers one of those in flight: PUBACK, PUBREC or PUBCOMP, as its exchange has it.
     Answered(usize, u8),
@@ -271,14 +271,11 @@ impl World {
             Input::Tick(ms) => self.terminal.tick(at.ms + ms),
             Input::LinkLost => {
                 self.terminal.session.link_lost();
-                self.pulled = None;
-                self.live = false;
+                self.forget_link();
                 return;
             }
             Input::LinkReady => {
-                // A new link: nothing asked for on an earlier one is answered.
-                self.pulled = None;
-                self.live = false;
+                self.forget_link();
                 self.terminal.answer(|session, _, out| session.link_ready(out))
             }
             Input::Unbind => {
@@ -289,6 +286,13 @@ impl World {
             }
         };
         self.observe(out);
+    }
+
+    /// Nothing that is asked for again is answered on another link.
+    fn forget_link(&mut self) {
+        self.pulled = None;
+        self.live = false;
+        self.requests.retain(|request| !matches!(request, Action::Retained { .. }));
     }
 
     fn payload(&mut self, push: PushId, gone: bool) -> Vec<Out> {
@@ -433,7 +437,9 @@ impl World {
             }
         }
         assert_eq!(self.closed, self.terminal.session.is_closed());
-        assert!(self.requests.len() <= 128 + 16 + 64 + 200, "requests are bounded");
+        let retained = self.requests.iter().filter(|request| matches!(request, Action::Retained { .. })).count();
+        assert!(retained <= 1, "one page of retained messages at a time");
+        assert!(self.requests.len() <= 128 + 16 + 64, "requests are bounded");
         assert!(self.terminal.session.in_flight().count() <= self.window + 128, "deliveries are bounded");
     }
 
@@ -475,13 +481,13 @@ impl World {
 /// What is going to happen to one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Conversation {
-    connect: Connect,
+    pub(crate) connect: Connect,
     /// Whether it gets as far as CONNACK and caught up before the inputs come.
-    opened: bool,
-    inputs: Vec<Input>,
+    pub(crate) opened: bool,
+    pub(crate) inputs: Vec<Input>,
 }
 
-pub(crate) fn conversations() -> impl Strategy<Value = Conversation> {
+fn conversations() -> impl Strategy<Value = Conversation> {
     (any_connect(), prop::bool::weighted(0.9), prop::collection::vec(input(), 0..300))
         .prop_map(|(connect, opened, inputs)| Conversation { connect, opened, inputs })
 }

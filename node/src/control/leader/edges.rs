@@ -8,8 +8,8 @@ use fabric_core::link::Who;
 use raft_store::{Applied, Command, CommandBody, ProposeError};
 
 use super::{
-    Action, EDGE_LOST_MS, Edge, HEARTBEAT_MS, LEASE_MS, Leader, LinkId, Now, Phase, RESUME_GRACE_MS, Resume,
-    Waiting,
+    Action, EDGE_LOST_MS, EDGE_SILENT_MS, Edge, HEARTBEAT_MS, LEASE_MS, Leader, LinkId, Now, Phase,
+    RESUME_GRACE_MS, Resume, STOOD_STILL_MS, Waiting,
 };
 use crate::control::EdgeInfo;
 
@@ -18,7 +18,7 @@ impl Leader {
     pub(super) fn expect_known_edges(&mut self, now: Now) {
         for (node, incarnation) in self.tables.edges() {
             let lost_at_ms = now.mono_ms + RESUME_GRACE_MS;
-            self.edges.insert(node, Edge::new(incarnation, lost_at_ms));
+            self.edges.insert(node, Edge { lost_at_ms, ..Edge::new(incarnation, now.mono_ms) });
         }
     }
 
@@ -32,6 +32,9 @@ impl Leader {
             return self.handle_hello(now, link, hello);
         }
         let Some(node) = self.edge_of(link).map(|(node, _)| node) else { return };
+        if let Some(edge) = self.edges.get_mut(&node) {
+            edge.heard_ms = now.mono_ms;
+        }
         match frame {
             EdgeControl::Hello(_) => {}
             EdgeControl::Bindings(reports) => self.resuming(node, |resume| resume.bindings.extend(reports)),
@@ -77,6 +80,7 @@ impl Leader {
         edge.incarnation = hello.incarnation;
         edge.addresses = hello.addresses;
         edge.link = Some(link);
+        edge.heard_ms = now.mono_ms;
         edge.draining = false;
         if is_new_life {
             edge.phase = Phase::Starting;
@@ -108,6 +112,7 @@ impl Leader {
         let receipts = applied.iter().find(|(lane, _)| *lane == Lane::Receipts).map_or(0, |(_, seq)| *seq);
         let Some(edge) = self.edges.get_mut(&node) else { return };
         edge.receipts_applied = receipts;
+        edge.heard_ms = now.mono_ms;
         edge.phase = Phase::Resuming(Resume::default());
         edge.forward_transient = false;
         edge.peers = Vec::new();
@@ -152,11 +157,31 @@ impl Leader {
         edge.link = None;
         edge.phase = Phase::Unlinked;
         // A draining edge has said good-bye to its terminals and will not resume.
-        edge.lost_at_ms = now.mono_ms + if edge.draining { 0 } else { EDGE_LOST_MS };
+        edge.lost_at_ms = if edge.draining { now.mono_ms } else { edge.heard_ms + EDGE_LOST_MS };
         self.filters.forget(node);
         self.members_unreachable(node);
         self.edges_changed();
         self.give_up_waits_on(now, node);
+    }
+
+    /// A machine that went away says nothing, and QUIC alone would wait for it much longer.
+    pub(super) fn close_silent_links(&mut self, now: Now) {
+        let ticked_ms = std::mem::replace(&mut self.ticked_ms, now.mono_ms);
+        let stood_still = now.mono_ms.saturating_sub(ticked_ms) >= STOOD_STILL_MS;
+        let mut silent = Vec::new();
+        for (node, edge) in &mut self.edges {
+            let Some(link) = edge.link else { continue };
+            if stood_still {
+                edge.heard_ms = now.mono_ms;
+            } else if edge.phase != Phase::Starting && edge.heard_ms + EDGE_SILENT_MS <= now.mono_ms {
+                silent.push((*node, link));
+            }
+        }
+        for (edge, link) in silent {
+            tracing::info!(%edge, "edge is silent: its link is closed");
+            self.actions.push(Action::Close(link));
+            self.handle_link_closed(now, link);
+        }
     }
 
     pub(super) fn end_lost_edges(&mut self, now: Now) {
@@ -228,16 +253,17 @@ impl Leader {
 }
 
 impl Edge {
-    fn new(incarnation: Incarnation, lost_at_ms: u64) -> Self {
+    fn new(incarnation: Incarnation, now_ms: u64) -> Self {
         Self {
             incarnation,
             addresses: Default::default(),
             link: None,
             phase: Phase::Unlinked,
+            heard_ms: now_ms,
             live: TerminalSet::new(),
             bound: TerminalSet::new(),
             receipts_applied: 0,
-            lost_at_ms,
+            lost_at_ms: now_ms,
             draining: false,
             forward_transient: false,
             stats: Stats::default(),

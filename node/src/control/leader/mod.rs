@@ -148,8 +148,12 @@ pub(crate) const LEASE_MS: u64 = 5_000;
 pub(crate) const HEARTBEAT_MS: u64 = 500;
 /// Heartbeats are answered only if leadership was confirmed this recently: an isolated leader renews no lease.
 const CONFIRMED_WITHIN_MS: u64 = 1_500;
-/// An edge without a link is declared ended after its lease and this margin.
+/// A link on which nothing was heard for this long is closed. Its edge, which is without answers, has given it up before.
+const EDGE_SILENT_MS: u64 = 4 * HEARTBEAT_MS;
+/// An edge without a link is declared ended this long after it was last heard: after its lease and a margin.
 const EDGE_LOST_MS: u64 = LEASE_MS + 1_000;
+/// A tick this late says that this process stood still: meanwhile it could not hear anybody.
+const STOOD_STILL_MS: u64 = 1_000;
 /// A new leader waits this long for edges it knows from the tables to link again.
 const RESUME_GRACE_MS: u64 = LEASE_MS + 5_000;
 
@@ -160,6 +164,8 @@ struct Edge {
     addresses: NodeAddresses,
     link: Option<LinkId>,
     phase: Phase,
+    /// When its last control frame came, in monotonic time.
+    heard_ms: u64,
     /// Numbered terminals that live Delivers reach.
     live: TerminalSet,
     /// Numbered terminals bound there.
@@ -232,6 +238,7 @@ pub(crate) struct Leader {
     tables: Tables,
     settings: Settings,
     confirmed_ms: u64,
+    ticked_ms: u64,
     binding_counter: u64,
     token_counter: u64,
     links: BTreeMap<LinkId, NodeId>,
@@ -282,6 +289,7 @@ impl Leader {
             term,
             settings,
             confirmed_ms: now.mono_ms,
+            ticked_ms: now.mono_ms,
             binding_counter: 0,
             token_counter: 0,
             links: BTreeMap::new(),
@@ -343,6 +351,7 @@ impl Leader {
     }
 
     fn tick(&mut self, now: Now) {
+        self.close_silent_links(now);
         self.end_lost_edges(now);
         self.expire_bind_waits(now);
         self.tick_groups(now);

@@ -54,3 +54,33 @@ fn heartbeats_are_answered_only_while_leadership_is_confirmed() {
     w.event(Event::Control(a, heartbeat(3)));
     assert_eq!(w.take(a).len(), 1);
 }
+
+#[test]
+fn an_edge_that_says_nothing_is_unlinked_and_then_ended_without_waiting_for_its_connection() {
+    let mut w = World::new();
+    let (silent, alive) = (w.link_edge(1), w.link_edge(2));
+    w.take(silent);
+    let live = |w: &mut World| w.leader.edges.keys().copied().collect::<Vec<_>>();
+    let began = w.now.mono_ms;
+    while live(&mut w).len() == 2 {
+        w.pass(TICK_MS);
+        w.event(Event::Control(alive, heartbeat(1)));
+        let silent_ms = w.now.mono_ms - began;
+        assert_eq!(w.leader.links.contains_key(&silent), silent_ms < EDGE_SILENT_MS, "after {silent_ms} ms");
+        assert!(silent_ms <= EDGE_LOST_MS, "not ended");
+    }
+    assert_eq!((live(&mut w), w.now.mono_ms - began), (vec![NodeId(2)], EDGE_LOST_MS));
+    assert!(matches!(w.take(silent)[..], [.., Sent::Closed]));
+}
+
+#[test]
+fn a_leader_that_stood_still_takes_nobody_for_silent() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    w.pass(10_000);
+    assert!(w.leader.links.contains_key(&a));
+    (0..9).for_each(|_| w.pass(TICK_MS));
+    assert!(w.leader.links.contains_key(&a), "heard of late, not silent");
+    w.pass(TICK_MS);
+    assert!(!w.leader.links.contains_key(&a));
+}
