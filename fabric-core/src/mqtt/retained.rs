@@ -50,7 +50,9 @@ impl Asks {
     pub(super) fn remove(&mut self, filter: &str) {
         let Some(at) = self.asks.iter().position(|ask| *ask.filter == *filter) else { return };
         self.asks.remove(at);
-        if at == 0 && let Some(request) = &mut self.request {
+        if at == 0
+            && let Some(request) = &mut self.request
+        {
             request.given_up = true;
         }
     }

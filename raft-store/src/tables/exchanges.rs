@@ -5,14 +5,18 @@
 //! when its connection ended in order and it was not acknowledged: it is sent again with its packet id
 //! ([MQTT-4.4.0-1]). What an edge had in flight when it was lost comes again as owed, with a new packet id.
 //!
+//! What is begun or sent was handed out: should its push be taken back while nobody holds it, that is what its status says
+//! ([`handed_out`]).
+//!
 //! *Order.* The steps of a connection travel in a lane of their own, so they may be applied after the end of their
 //! connection, never after another connection took the session over: then they are void. Hence what a detached
 //! session has as [`OutboundStage::Sent`] is newer than any step that may still come.
 
 use cluster_proto::{
-    TerminalNo,
+    PushId, TerminalNo,
     link::{ExchangeStep, Inbound, Origin, Outbound, OutboundStage, Step, Unacknowledged},
 };
+use roaring::RoaringBitmap;
 
 use super::{
     db::{Read, read},
@@ -21,28 +25,25 @@ use super::{
     push::PushSets,
     sessions,
     txn::Txn,
-    value::{InboundRow, OutboundRow, Stored as _},
+    value::{InboundRow, OutboundRow, Stored as _, Withdrawn},
 };
 
 /// Applies a step of a connection that still holds its session, or held it last.
 pub(crate) fn step(txn: &mut Txn<'_>, origin: &Origin, step: &ExchangeStep) -> Result<(), StoreError> {
     let Some(session) = sessions::held(txn, step.no, origin, step.connection)? else { return Ok(()) };
-    let key = keys::outbound(step.no, step.packet_id);
-    let before = txn.read::<OutboundRow>(&key)?;
+    let before = row(txn, step.no, step.packet_id)?;
     let is_sent = before.as_ref().is_some_and(|row| row.stage == OutboundStage::Sent);
     if is_sent && session.detached_at_ms.is_some() {
         return Ok(());
     }
     match (step.step, before) {
         (Step::Begin { push, target }, _) => {
-            let order = next_order(txn);
-            txn.put(key, &OutboundRow { push, target, stage: OutboundStage::Begun, order });
+            put(txn, step.no, step.packet_id, push, target, OutboundStage::Begun)?;
         }
-        (Step::Receive, Some(row)) if row.stage == OutboundStage::Begun => {
-            let order = next_order(txn);
-            txn.put(key, &OutboundRow { stage: OutboundStage::Received, order, ..row });
+        (Step::Receive, Some(OutboundRow { push, target, stage: OutboundStage::Begun, .. })) => {
+            put(txn, step.no, step.packet_id, push, target, OutboundStage::Received)?;
         }
-        (Step::Complete, Some(_)) if !is_sent => txn.delete(key),
+        (Step::Complete, Some(row)) if !is_sent => delete(txn, step.no, step.packet_id, &row),
         (Step::Receive | Step::Complete, _) => {}
     }
     Ok(())
@@ -56,13 +57,14 @@ pub(crate) fn leave(
 ) -> Result<(), StoreError> {
     let mut sent = Vec::new();
     txn.scan_prefix(&keys::outbounds(no), &mut |key, bytes| {
-        if OutboundRow::decode(key, bytes)?.stage == OutboundStage::Sent {
-            sent.push(key.to_vec());
+        let row = OutboundRow::decode(key, bytes)?;
+        if row.stage == OutboundStage::Sent {
+            sent.push((packet_id_of(key)?, row));
         }
         Ok(true)
     })?;
-    for key in sent {
-        txn.delete(key);
+    for (packet_id, row) in sent {
+        delete(txn, no, packet_id, &row);
     }
     for delivery in unacknowledged {
         put_sent(txn, no, delivery)?;
@@ -79,7 +81,7 @@ pub(crate) fn take_over(
     is_own: bool,
 ) -> Result<(), StoreError> {
     for delivery in unacknowledged {
-        if !is_own || txn.get(&keys::outbound(no, delivery.packet_id))?.is_none() {
+        if !is_own || row(txn, no, delivery.packet_id)?.is_none() {
             put_sent(txn, no, delivery)?;
         }
     }
@@ -92,13 +94,51 @@ fn put_sent(txn: &mut Txn<'_>, no: TerminalNo, delivery: &Unacknowledged) -> Res
     if target != no {
         return Ok(());
     }
-    let key = keys::outbound(no, packet_id);
     let is_same = |row: &OutboundRow| (row.push, row.stage) == (push, OutboundStage::Sent);
-    if !txn.read::<OutboundRow>(&key)?.as_ref().is_some_and(is_same) {
-        let order = next_order(txn);
-        txn.put(key, &OutboundRow { push, target, stage: OutboundStage::Sent, order });
+    if !row(txn, no, packet_id)?.as_ref().is_some_and(is_same) {
+        put(txn, no, packet_id, push, target, OutboundStage::Sent)?;
     }
     Ok(())
+}
+
+fn row(txn: &Txn<'_>, no: TerminalNo, packet_id: u16) -> Result<Option<OutboundRow>, StoreError> {
+    txn.read(&keys::outbound(no, packet_id))
+}
+
+fn put(
+    txn: &mut Txn<'_>,
+    no: TerminalNo,
+    packet_id: u16,
+    push: PushId,
+    target: TerminalNo,
+    stage: OutboundStage,
+) -> Result<(), StoreError> {
+    if let Some(before) = row(txn, no, packet_id)? {
+        delete(txn, no, packet_id, &before);
+    }
+    let order = next_order(txn);
+    txn.put(keys::outbound(no, packet_id), &OutboundRow { push, target, stage, order });
+    if stage != OutboundStage::Received {
+        txn.put(keys::handed_out(push, target, no, packet_id), &());
+    }
+    Ok(())
+}
+
+fn delete(txn: &mut Txn<'_>, no: TerminalNo, packet_id: u16, row: &OutboundRow) {
+    txn.delete(keys::outbound(no, packet_id));
+    if row.stage != OutboundStage::Received {
+        txn.delete(keys::handed_out(row.push, row.target, no, packet_id));
+    }
+}
+
+/// Targets of `push` that a connection handed it to, and whose session goes on with it.
+pub(crate) fn handed_out(tables: &impl Read, push: PushId) -> Result<RoaringBitmap, StoreError> {
+    let mut targets = RoaringBitmap::new();
+    tables.scan_prefix(&keys::all_handed_out(push), &mut |key, _| {
+        targets.extend(keys::handed_out_target_of(key).map(|no| no.0));
+        Ok(true)
+    })?;
+    Ok(targets)
 }
 
 /// Outbound deliveries a session goes on with, as [`crate::Applied::Session`] orders them.
@@ -115,6 +155,9 @@ pub(crate) fn outbound(tables: &impl Read, no: TerminalNo) -> Result<Vec<Outboun
         let push = PushSets::open(tables, row.push)?;
         let expires_at_ms = push.as_ref().map_or(0, |push| push.row.expires_at_ms);
         let OutboundRow { push: id, target, stage, .. } = row;
+        // Recalled: its exchange ends without it, as if PUBREC had come.
+        let recalled = push.as_ref().is_some_and(|push| push.row.withdrawn == Some(Withdrawn::Cancelled));
+        let stage = if stage == OutboundStage::Begun && recalled { OutboundStage::Received } else { stage };
         let delivery = Outbound { packet_id, push: id, target, stage, expires_at_ms };
         match stage {
             OutboundStage::Received => received.push(delivery),
@@ -178,7 +221,15 @@ pub(crate) fn release(txn: &mut Txn<'_>, origin: &Origin, exchange: &Inbound) ->
 
 /// The session ends.
 pub(crate) fn clear(txn: &mut Txn<'_>, no: TerminalNo) -> Result<(), StoreError> {
-    for key in txn.keys(&keys::exchanges(no), usize::MAX)? {
+    let mut outbound = Vec::new();
+    txn.scan_prefix(&keys::outbounds(no), &mut |key, bytes| {
+        outbound.push((packet_id_of(key)?, OutboundRow::decode(key, bytes)?));
+        Ok(true)
+    })?;
+    for (packet_id, row) in outbound {
+        delete(txn, no, packet_id, &row);
+    }
+    for key in txn.keys(&keys::inbounds(no), usize::MAX)? {
         txn.delete(key);
     }
     Ok(())

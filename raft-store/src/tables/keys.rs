@@ -95,6 +95,7 @@ mod tag {
     pub(super) const GROUP_NO: u8 = 0x29;
     pub(super) const GROUP: u8 = 0x2a;
     pub(super) const GROUP_MEMBER: u8 = 0x2b;
+    pub(super) const HANDED_OUT: u8 = 0x2c;
 
     pub(super) const PUSH: u8 = 0x30;
     pub(super) const IDEMPOTENCY: u8 = 0x31;
@@ -362,9 +363,19 @@ pub(crate) fn inbounds(no: TerminalNo) -> Key {
     Builder::new(tag::EXCHANGE).u32(no.0).u8(direction::INBOUND).done()
 }
 
-/// Both of a session.
-pub(crate) fn exchanges(no: TerminalNo) -> Key {
-    Builder::new(tag::EXCHANGE).u32(no.0).done()
+/// (push, target, number, packet id) → nothing: a session goes on with this delivery, which was handed out.
+pub(crate) fn handed_out(push: PushId, target: TerminalNo, no: TerminalNo, packet_id: u16) -> Key {
+    Builder::new(tag::HANDED_OUT).u64(push.0).u32(target.0).u32(no.0).u16(packet_id).done()
+}
+
+/// All such of a push.
+pub(crate) fn all_handed_out(push: PushId) -> Key {
+    Builder::new(tag::HANDED_OUT).u64(push.0).done()
+}
+
+/// The target of a key of [`handed_out`].
+pub(crate) fn handed_out_target_of(key: &[u8]) -> Option<TerminalNo> {
+    key.get(9..)?.first_chunk().map(|bytes| TerminalNo(u32::from_be_bytes(*bytes)))
 }
 
 /// (app, name, filter) → the number of a shared subscription group.
@@ -647,6 +658,8 @@ mod tests {
         assert_eq!(packet_id_of(&inbound(TerminalNo(1), 513)), Some(513));
         assert_eq!(retained_topic_of(&retained_expiry(5, AppId(3), "a/b")), Some((AppId(3), "a/b")));
         assert_eq!(no_of(&group_member(TerminalNo(1), TerminalNo(2))), Some(TerminalNo(2)));
+        let key = handed_out(PushId(1), TerminalNo(2), TerminalNo(3), 4);
+        assert_eq!(handed_out_target_of(&key), Some(TerminalNo(2)));
     }
 
     #[test]
@@ -669,6 +682,10 @@ mod tests {
             (inbound(TerminalNo(3), 4), "2800000003010004"),
             (group_no(AppId(1), "g", "a"), "2900000001000000016761"),
             (group_member(TerminalNo(3), TerminalNo(4)), "2b0000000300000004"),
+            (
+                handed_out(PushId(5), TerminalNo(3), TerminalNo(4), 6),
+                "2c000000000000000500000003000000040006",
+            ),
             (retained(AppId(1), "a/b"), "7000000001612f62"),
             (retained_expiry(5, AppId(1), "a"), "7100000000000000050000000161"),
         ];

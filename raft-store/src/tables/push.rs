@@ -8,7 +8,7 @@ use super::{
     broad,
     db::{Read, read},
     error::StoreError,
-    keys,
+    exchanges, keys,
     records::Counts,
     small,
     txn::Txn,
@@ -46,8 +46,8 @@ impl PushSets {
         Ok(())
     }
 
-    /// Takes the push back: whoever is pending and not in flight settles, the others stay pending until a receipt
-    /// tells. A push withdrawn before keeps its first reason.
+    /// Takes the push back: whoever is pending and not in flight settles, as sent if an earlier connection handed it out;
+    /// the others stay pending until a receipt tells. A push withdrawn before keeps its first reason.
     pub(crate) fn withdraw(
         &mut self,
         txn: &mut Txn<'_>,
@@ -61,6 +61,7 @@ impl PushSets {
         txn.delete(keys::expiry(self.row.expires_at_ms, self.id));
         txn.put(keys::withdrawn(self.id), &());
         let owed = self.owed_value();
+        self.settle(txn, &(exchanges::handed_out(txn, self.id)? - in_flight), State::Sent)?;
         match &mut self.row.audience {
             AudienceRow::Small(targets) => {
                 small::withdraw(txn, self.id, targets, in_flight, owed, reason.state())

@@ -1,10 +1,12 @@
 //! Exchanges of sessions.
 
+use std::collections::BTreeSet;
+
 use cluster_proto::{
     PushId,
     link::{ExchangeStep, Inbound, Origin, Outbound, OutboundStage, Step, Unacknowledged},
 };
-use raft_store::{Applied, Refusal};
+use raft_store::{Applied, Refusal, tables::Withdrawn};
 
 use crate::{Model, sessions::Session};
 
@@ -66,13 +68,20 @@ impl Model {
     pub(crate) fn outbound(&self, session: &Session) -> Vec<Outbound> {
         let mut rows: Vec<_> = session.outbound.iter().collect();
         rows.sort_by_key(|(_, (.., order))| *order);
+        let is_recalled = |push: &PushId| {
+            self.pushes.kept.get(push).is_some_and(|push| push.withdrawn == Some(Withdrawn::Cancelled))
+        };
+        let now = |row: &Delivery| match row.2 {
+            OutboundStage::Begun if is_recalled(&row.0) => OutboundStage::Received,
+            stage => stage,
+        };
         let of = |stage: OutboundStage| {
-            let rows = rows.iter().filter(move |(_, row)| row.2 == stage);
-            rows.map(|(packet_id, (push, target, stage, _))| Outbound {
+            let rows = rows.iter().filter(move |(_, row)| now(row) == stage);
+            rows.map(move |(packet_id, (push, target, ..))| Outbound {
                 packet_id: **packet_id,
                 push: *push,
                 target: cluster_proto::TerminalNo(*target),
-                stage: *stage,
+                stage,
                 expires_at_ms: self.pushes.kept.get(push).map_or(0, |push| push.expires_at_ms),
             })
         };
@@ -84,6 +93,13 @@ impl Model {
             all.push(if from_left { left.remove(0) } else { right.remove(0) });
         }
         all
+    }
+
+    /// To whom a push was handed out by a connection whose session goes on with it.
+    pub(crate) fn handed_out(&self, push: PushId) -> BTreeSet<u32> {
+        let rows = self.sessions.values().flat_map(|session| session.outbound.values());
+        let handed_out = rows.filter(|(of, _, stage, _)| *of == push && *stage != OutboundStage::Received);
+        handed_out.map(|(_, target, ..)| *target).collect()
     }
 
     /// Deliveries that were not acknowledged become the session's; none replaces one of its own if it is kept.

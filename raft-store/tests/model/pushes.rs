@@ -185,6 +185,11 @@ impl Model {
             Outcome::NotWritten => push.withdrawn.map(|why| why.state()),
         };
         if let Some(state) = state {
+            if item.outcome == Outcome::NotWritten {
+                let handed_out = self.handed_out(item.push);
+                let sent = item.terminals.iter().map(|no| no.0).filter(|no| handed_out.contains(no));
+                self.settle(item.push, sent.collect::<Vec<_>>(), State::Sent);
+            }
             self.settle(item.push, item.terminals.iter().map(|no| no.0), state);
         }
     }
@@ -212,7 +217,10 @@ impl Model {
         let pending = push.states.iter().filter(|(_, state)| **state == State::Pending);
         let rest = pending.map(|(no, _)| *no).filter(|no| !in_flight.contains(TerminalNo(*no)));
         let rest: Vec<_> = rest.collect();
-        self.settle(id, rest, why.state());
+        let handed_out = self.handed_out(id);
+        let (sent, never): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| handed_out.contains(no));
+        self.settle(id, sent, State::Sent);
+        self.settle(id, never, why.state());
     }
 
     pub(crate) fn purge(&mut self, settled_before_ms: u64, limit: u32) -> Applied {

@@ -1,7 +1,7 @@
 //! Deliveries and exchanges a session goes on with (MQTT sections 4.3.3 and 4.4).
 
 use cluster_proto::{
-    Incarnation, NodeId, Outcome, PushId, TerminalNo,
+    AppId, Incarnation, NodeId, Outcome, PushId, State, TerminalNo,
     link::{Lane, OutboundStage, Step, Unacknowledged, WillFate},
 };
 use raft_store::{
@@ -156,6 +156,47 @@ fn what_is_settled_meanwhile_is_not_sent_again() {
     store.deliver(pushes[0], no);
     store.apply(CommandBody::ExpirePushes { pushes: vec![(pushes[1], set([]))] });
     assert_eq!(resume(&mut store, 1).outbound, [(3, pushes[2], OutboundStage::Sent)]);
+}
+
+#[test]
+fn what_a_lost_connection_handed_out_ends_as_sent_when_its_push_is_taken_back() {
+    let mut store = Store::new();
+    let (holder, no) = subscriber(&mut store);
+    let [begun, sent, never] = [store.publish("a"), store.publish("a"), store.publish("a")];
+    store.steps(&holder, &[(1, begin(begun, no))]);
+    store.detach(&holder, 60, WillFate::Publish, vec![unacknowledged(2, sent, no)]);
+    let pushes = [begun, sent, never].map(|push| (push, set([]))).to_vec();
+    store.apply(CommandBody::ExpirePushes { pushes });
+    let state = |store: &Store, push| store.tables.counts(push).unwrap().by_state;
+    for push in [begun, sent] {
+        assert_eq!(state(&store, push), [(State::Pending, 0), (State::Sent, 1)]);
+    }
+    assert_eq!(state(&store, never), [(State::Pending, 0), (State::Expired, 1)]);
+    store.receipt(begun, Outcome::Delivered, set([no.0]));
+    assert_eq!(state(&store, begun), [(State::Pending, 0), (State::Delivered, 1)]);
+}
+
+#[test]
+fn what_the_next_connection_did_not_write_was_sent_by_the_one_before() {
+    let mut store = Store::new();
+    let (holder, no) = subscriber(&mut store);
+    let push = store.publish("a");
+    store.detach(&holder, 60, WillFate::Publish, vec![unacknowledged(2, push, no)]);
+    resume(&mut store, 1);
+    store.apply(CommandBody::ExpirePushes { pushes: vec![(push, set([no.0]))] });
+    store.receipt(push, Outcome::NotWritten, set([no.0]));
+    assert_eq!(store.tables.targets(push, State::Sent).unwrap(), set([no.0]));
+}
+
+#[test]
+fn a_recalled_push_is_not_handed_out_again_and_its_exchange_ends() {
+    let mut store = Store::new();
+    let (holder, no) = subscriber(&mut store);
+    let push = store.publish("a");
+    store.steps(&holder, &[(1, begin(push, no))]);
+    store.lose(&holder, 60);
+    store.apply(CommandBody::CancelPush { app: AppId::DEFAULT, push, in_flight: set([]) });
+    assert_eq!(resume(&mut store, 1).outbound, [(1, push, OutboundStage::Received)]);
 }
 
 #[test]

@@ -20,6 +20,11 @@ pub(super) fn record(
         // Purged: nobody asks any more.
         let Some(mut push) = PushSets::open(txn, receipt.push)? else { continue };
         let Some(state) = state(receipt.outcome, &push) else { continue };
+        if receipt.outcome == Outcome::NotWritten {
+            // Not on this connection, but on the one before it.
+            let handed_out = exchanges::handed_out(txn, receipt.push)? & &receipt.terminals.0;
+            push.settle(txn, &handed_out, State::Sent)?;
+        }
         push.settle(txn, &receipt.terminals.0, state)?;
         push.close(txn);
     }
