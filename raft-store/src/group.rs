@@ -117,6 +117,7 @@ struct Inner {
     addresses: NodeAddresses,
     raft: Raft,
     tables: Tables,
+    progress: ApplyProgress,
     snapshots: SnapshotStore,
     /// Gone once shutting down.
     proposer: Mutex<Option<Proposer>>,
@@ -175,10 +176,11 @@ impl ControlGroup {
         answers.pop().ok_or(ProposeError::Unknown)
     }
 
-    /// Proposes commands in one log entry, in order, nothing between them.
+    /// Proposes commands in one log entry, in order, nothing between them. For lack of disk new pushes are refused, unless
+    /// they come with something else: that must not be held up.
     pub async fn propose_all(&self, commands: Vec<Command>) -> Result<Vec<Applied>, ProposeError> {
         if self.disk_full()
-            && commands.iter().any(|command| matches!(command.body, CommandBody::AcceptPush(_)))
+            && commands.iter().all(|command| matches!(command.body, CommandBody::AcceptPush(_)))
         {
             return Err(ProposeError::DiskFull);
         }
@@ -248,6 +250,11 @@ impl ControlGroup {
     /// Becomes `Some` when this member is of no use any more and the process must exit.
     pub fn failed(&self) -> watch::Receiver<Option<String>> {
         self.inner.failed.clone()
+    }
+
+    /// Whether [`Effect::Revoked`] or [`Effect::KeysChanged`] was dropped since this was asked last, for want of room.
+    pub fn take_credentials_unknown(&self) -> bool {
+        self.inner.progress.take_credentials_unknown()
     }
 
     /// Whether new pushes are refused for lack of disk.
@@ -411,6 +418,7 @@ impl Running {
             addresses: options.addresses.clone(),
             raft,
             tables,
+            progress: storage.progress.clone(),
             snapshots,
             proposer: Mutex::new(Some(proposer)),
             reads,

@@ -55,10 +55,10 @@ fn a_push_to_all_spans_blocks_and_each_settles_on_its_own() {
         store.tables.owed(TerminalNo(3), PushId(0), push, 0, 9).is_empty(),
         "withdrawn is not handed out again"
     );
-    assert_eq!(store.tables.unsettled_withdrawn(9), [push]);
+    assert_eq!(store.tables.unsettled_withdrawn(PushId(0), 9), [push]);
     store.receipt(push, Outcome::NotWritten, set(3..13));
     assert_eq!(store.count(push, State::Cancelled), 65_535 - 3);
-    assert!(store.tables.unsettled_withdrawn(9).is_empty());
+    assert!(store.tables.unsettled_withdrawn(PushId(0), 9).is_empty());
     let counts = store.tables.counts(push).unwrap();
     assert_eq!(counts.by_state.iter().map(|(_, count)| count).sum::<u64>(), u64::from(ALL));
 }

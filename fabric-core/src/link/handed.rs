@@ -4,7 +4,7 @@
 //! removes it. Whoever is asked about and does not hold the push answers "not written", so too many only cost a
 //! question; too few would settle a push that a terminal may be reading.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use cluster_proto::{PushId, TerminalNo, TerminalSet};
 
@@ -44,6 +44,15 @@ impl Handed {
     /// Who may hold `push`.
     pub fn of(&self, push: PushId) -> TerminalSet {
         self.pushes.get(&push).cloned().unwrap_or_default()
+    }
+
+    /// Up to `limit` pushes after `push`, in order.
+    pub fn after(&self, push: PushId, limit: usize) -> Vec<PushId> {
+        self.pushes
+            .range((Bound::Excluded(push), Bound::Unbounded))
+            .take(limit)
+            .map(|(push, _)| *push)
+            .collect()
     }
 
     /// How many pushes are in flight to anyone.

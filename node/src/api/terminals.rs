@@ -180,7 +180,10 @@ impl<C: Control> Services<C> {
         app: AppId,
         ids: Vec<TerminalId>,
     ) -> Result<Vec<(TerminalId, TerminalNo)>, Status> {
-        let known = |id: &TerminalId| self.control.terminal(app, id).map(|view| view.no);
+        // A client that is merely connected has a lent number: it is registered now.
+        let known = |id: &TerminalId| {
+            self.control.terminal(app, id).map(|view| view.no).filter(|no| no.is_registered())
+        };
         let missing: Vec<_> = ids.iter().filter(|id| known(id).is_none()).cloned().collect();
         let new = missing.iter().map(|id| NewTerminal { id: id.clone(), tags: None }).collect();
         let (nos, _) = self.register_all(app, new).await?;

@@ -138,6 +138,9 @@ impl Actor {
                 _ = tick.tick() => {
                     // A snapshot may have brought keys without a hint.
                     self.follow_keys();
+                    if self.group.take_credentials_unknown() {
+                        self.handle(Event::CredentialsUnknown);
+                    }
                     self.handle(Event::Rescan);
                     self.handle(Event::Tick);
                 }

@@ -7,7 +7,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -54,12 +54,19 @@ pub(crate) struct ApplyProgress {
     pub(crate) durable: Arc<AtomicU64>,
     /// Since when it has been busy with one job.
     busy_since: Arc<Mutex<Option<Instant>>>,
+    /// A hint was dropped that no rescan of the tables finds.
+    credentials_unknown: Arc<AtomicBool>,
 }
 
 impl ApplyProgress {
     /// How long the current job has taken.
     pub(crate) fn busy_for(&self) -> Option<Duration> {
         self.busy_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    }
+
+    /// Whether hints of credentials or keys were dropped since this was asked last.
+    pub(crate) fn take_credentials_unknown(&self) -> bool {
+        self.credentials_unknown.swap(false, Ordering::Relaxed)
     }
 
     fn set_busy(&self, since: Option<Instant>) {
@@ -196,11 +203,15 @@ impl Thread {
     }
 
     /// Never waits: apply must not hang on the leader's work. A hint that does not fit is dropped and found again by
-    /// a rescan of the tables (I7).
+    /// a rescan of the tables (I7); where none would find it, the leader is told that it lacks one.
     fn pass_on_hints(&mut self) {
         for hint in self.hints.drain(..) {
+            let is_found = !matches!(hint, Effect::Revoked { .. } | Effect::KeysChanged);
             if self.effects.try_send(hint).is_err() {
                 telemetry::effect_dropped();
+                if !is_found {
+                    self.progress.credentials_unknown.store(true, Ordering::Relaxed);
+                }
             }
         }
     }

@@ -263,10 +263,42 @@ impl Tables {
         })
     }
 
-    /// Withdrawn pushes that are pending somewhere: they were in flight, and no receipt came yet.
-    pub fn unsettled_withdrawn(&self, limit: usize) -> Vec<PushId> {
+    /// Withdrawn pushes after `after` that are pending somewhere, in order: they were in flight, and no receipt came yet.
+    pub fn unsettled_withdrawn(&self, after: PushId, limit: usize) -> Vec<PushId> {
         self.ask(|view| {
-            Ok(view.keys(&keys::withdrawns(), limit)?.iter().filter_map(|key| keys::push_of(key)).collect())
+            let mut pushes = Vec::new();
+            if limit > 0 {
+                let end = keys::prefix_end(&keys::withdrawns());
+                view.scan(&keys::after(keys::withdrawn(after)), end, &mut |key, _| {
+                    pushes.extend(keys::push_of(key));
+                    Ok(pushes.len() < limit)
+                })?;
+            }
+            Ok(pushes)
+        })
+    }
+
+    /// Of the next `limit` pushes in `after+1..=upto`, those with QoS 0 that are pending somewhere and not withdrawn; and
+    /// up to where was looked.
+    pub fn pending_qos0(&self, after: PushId, upto: PushId, limit: usize) -> (Vec<PushId>, PushId) {
+        self.ask(|view| {
+            let (mut pending, mut looked_at, mut last) = (Vec::new(), 0, after);
+            let end = keys::after(keys::push(upto));
+            view.scan(&keys::after(keys::push(after)), end, &mut |key, bytes| {
+                let row = PushRow::decode(key, bytes)?;
+                last = owed::push_of(key)?;
+                if row.settled_at_ms.is_none() && row.withdrawn.is_none() {
+                    pending.push(last);
+                }
+                looked_at += 1;
+                Ok(looked_at < limit)
+            })?;
+            let mut found = Vec::new();
+            for push in pending {
+                let message = read::<Message>(view, &keys::payload(push))?;
+                found.extend(message.filter(|message| message.qos == Qos::AtMostOnce).map(|_| push));
+            }
+            Ok((found, if looked_at < limit { upto } else { last }))
         })
     }
 

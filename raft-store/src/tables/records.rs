@@ -99,6 +99,13 @@ pub struct Counts {
     pub by_state: Vec<(State, u64)>,
 }
 
+impl Counts {
+    /// How many are in `state`.
+    pub fn of(&self, state: State) -> u64 {
+        self.by_state.iter().find(|(of, _)| *of == state).map_or(0, |(_, count)| *count)
+    }
+}
+
 /// A push a terminal must still get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwedRow {

@@ -35,7 +35,10 @@ impl Model {
         assert_eq!(due.into_iter().collect::<BTreeSet<_>>(), expected);
         let asked =
             self.pushes.kept.iter().filter(|(_, p)| p.settled_at_ms.is_none() && p.withdrawn.is_some());
-        assert_eq!(tables.unsettled_withdrawn(usize::MAX), asked.map(|(id, _)| *id).collect::<Vec<_>>());
+        assert_eq!(
+            tables.unsettled_withdrawn(PushId(0), usize::MAX),
+            asked.map(|(id, _)| *id).collect::<Vec<_>>()
+        );
         let accepted = tables.accepted_after(PushId(0), usize::MAX);
         let expected = self.pushes.kept.iter().filter(|(_, p)| alive(p)).map(|(id, _)| *id);
         assert_eq!(accepted.iter().map(|a| a.push).collect::<Vec<_>>(), expected.collect::<Vec<_>>());

@@ -272,7 +272,7 @@ impl Generator {
     /// Mostly a recent one, or the oldest that waits for its last receipts.
     fn push(&mut self) -> PushId {
         if self.rng.random_ratio(1, 4)
-            && let Some(oldest) = self.tables.unsettled_withdrawn(1).first()
+            && let Some(oldest) = self.tables.unsettled_withdrawn(PushId(0), 1).first()
         {
             return *oldest;
         }

@@ -228,7 +228,16 @@ impl Leader {
             }
             Ok(Applied::Refused(Refusal::Stale)) => self.drop_bind(now, &key, RefuseReason::Stale),
             Ok(Applied::Refused(_)) => self.drop_bind(now, &key, RefuseReason::NotAuthorized),
-            Ok(_) | Err(_) => self.drop_bind(now, &key, RefuseReason::Unavailable),
+            Ok(_) | Err(ProposeError::Full | ProposeError::DiskFull) => {
+                self.drop_bind(now, &key, RefuseReason::Unavailable);
+            }
+            // It may have the session: the edge resumes, and asks again.
+            Err(_) => {
+                if let Some(queue) = self.binds.get(&key) {
+                    self.actions.push(Action::Close(queue.current.link));
+                }
+                self.drop_bind(now, &key, RefuseReason::Unavailable);
+            }
         }
     }
 
@@ -308,7 +317,6 @@ impl Leader {
             if let Who::Numbered(no) = who {
                 self.set_bound(binding.edge, no, false);
                 self.member_disconnected(now, no, edge, session_expiry_s > 0);
-                self.going_on.remove(&no);
             }
         }
         if !self.may_have_session(app, &terminal) {
@@ -316,7 +324,7 @@ impl Leader {
         }
         let holder = Holder { app, terminal, edge, incarnation, connection };
         let body = CommandBody::DetachSession { holder, expiry_s: session_expiry_s, will, unacknowledged };
-        self.propose(Command::own(body), Waiting::Detached(Some((link, request))));
+        self.propose(Command::own(body), Waiting::Detached(link, request));
     }
 
     /// In the tables, or on its way into them.
@@ -337,9 +345,11 @@ impl Leader {
         })
     }
 
-    pub(super) fn detached(&mut self, reply: Option<(LinkId, u64)>) {
-        if let Some((link, request)) = reply {
-            self.reply(link, request, SessionReplyBody::Unbound);
+    pub(super) fn detached(&mut self, link: LinkId, request: u64, result: &Result<Applied, ProposeError>) {
+        match result {
+            Ok(_) => self.reply(link, request, SessionReplyBody::Unbound),
+            // Its session still has it: the edge resumes, and asks again.
+            Err(_) => self.actions.push(Action::Close(link)),
         }
     }
 

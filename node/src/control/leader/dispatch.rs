@@ -66,7 +66,7 @@ impl Leader {
         self.handed.add(push.push, &handed);
         self.dispatch_to_groups(push, sent_to);
         if push.message.qos == Qos::AtMostOnce {
-            self.settle_offline(push);
+            self.settle_offline(push.push, &push.pending);
         }
     }
 
@@ -140,16 +140,16 @@ impl Leader {
     }
 
     /// A QoS 0 push is for those online; the others are settled at once.
-    fn settle_offline(&mut self, push: &AcceptedPush) {
-        let offline: TerminalSet = push.pending.iter().filter(|no| !self.is_online(*no)).collect();
+    pub(super) fn settle_offline(&mut self, push: PushId, pending: &TerminalSet) {
+        let offline: TerminalSet = pending.iter().filter(|no| !self.is_online(*no)).collect();
         if offline.is_empty() {
             return;
         }
         let outcome = Outcome::Dropped(DropReason::Offline);
-        let items = vec![Receipt { push: push.push, outcome, terminals: offline }];
+        let items = vec![Receipt { push, outcome, terminals: offline }];
         self.propose(
             Command::own(CommandBody::RecordReceipts { items, steps: Vec::new() }),
-            Waiting::Nothing,
+            Waiting::Offline(push),
         );
     }
 

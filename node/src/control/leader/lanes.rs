@@ -220,7 +220,6 @@ impl Leader {
         for item in &receipts.items {
             // An edge that did not write it and was not asked to withdraw it does not hold it either.
             self.handed.settle(item.push, &item.terminals);
-            self.gone_on(item.push, &item.terminals);
             debug_assert!(item.outcome != Outcome::NotWritten || !item.terminals.is_empty());
         }
         let Some(node) = self.links.get(&link).copied() else { return };

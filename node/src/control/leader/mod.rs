@@ -96,6 +96,8 @@ pub(crate) enum Event {
     },
     /// Signing keys changed.
     KeysChanged,
+    /// Hints of credentials or keys were lost: edges learn of them when they resume.
+    CredentialsUnknown,
     /// The answer to a proposal.
     Applied(Token, Result<Applied, ProposeError>),
     /// This node was certainly leader at this (monotonic) time.
@@ -200,7 +202,7 @@ enum Waiting {
     EdgeStarted(LinkId),
     EdgeEnded(NodeId, Incarnation),
     Bind(AppId, TerminalId),
-    Detached(Option<(LinkId, u64)>),
+    Detached(LinkId, u64),
     Changed(Change),
     Published {
         link: LinkId,
@@ -213,6 +215,8 @@ enum Waiting {
         receipts: Receipts,
     },
     Withdrawn(Vec<PushId>),
+    /// A QoS 0 push is settled for those who are not online.
+    Offline(PushId),
     Cancelled(PushId, oneshot::Sender<Result<Applied, ProposeError>>),
     /// Housekeeping of one kind: no second while one is under way.
     Chore(Chore),
@@ -227,6 +231,8 @@ enum Chore {
     SettleLost,
     PublishWills,
     ExpireRetained,
+    ForgetHanded,
+    SettleOffline,
     CountTotals,
 }
 
@@ -249,11 +255,16 @@ pub(crate) struct Leader {
     shared: SharedGroups,
     /// Members of shared subscription groups whose connection ended, and who hold something.
     leaving: BTreeMap<TerminalNo, Leaving>,
-    /// Deliveries that sessions go on with from an earlier connection: pulls leave them out.
-    going_on: BTreeMap<TerminalNo, BTreeSet<PushId>>,
     /// Of the whole cluster, as of the last tick.
     stats: Stats,
     dispatched: PushId,
+    /// Where the next look of [`Chore::SettleLost`] begins.
+    lost_from: PushId,
+    /// Where the next look of [`Chore::ForgetHanded`] begins.
+    handed_from: PushId,
+    /// QoS 0 pushes after this one, up to the next, may not have been settled for those who are not online.
+    offline_from: PushId,
+    offline_upto: PushId,
     /// Being recalled: not handed to anybody from the moment it is decided who has it.
     withdrawing: BTreeSet<PushId>,
     /// The last push of the tables at the last rescan: by the next one it must have been dispatched.
@@ -299,9 +310,12 @@ impl Leader {
             filters: EdgeFilters::default(),
             shared: SharedGroups::default(),
             leaving: BTreeMap::new(),
-            going_on: BTreeMap::new(),
             stats: Stats::default(),
             dispatched,
+            lost_from: PushId(0),
+            handed_from: PushId(0),
+            offline_from: PushId(0),
+            offline_upto: dispatched,
             withdrawing: BTreeSet::new(),
             rescan_mark: dispatched,
             binds: BTreeMap::new(),
@@ -332,6 +346,9 @@ impl Leader {
                 self.tell_all_edges(&LeaderControl::Revoke { app, terminal, issued_until });
             }
             Event::KeysChanged => self.tell_all_edges(&LeaderControl::Keys(self.tables.public_keys())),
+            Event::CredentialsUnknown => {
+                self.actions.extend(self.links.keys().map(|link| Action::Close(*link)));
+            }
             Event::Applied(token, result) => self.handle_applied(now, token, result),
             Event::Confirmed(at_ms) => self.confirmed_ms = self.confirmed_ms.max(at_ms),
             Event::Ask(question) => self.answer(question),
@@ -373,7 +390,7 @@ impl Leader {
             Waiting::EdgeStarted(link) => self.edge_started(now, link, result),
             Waiting::EdgeEnded(edge, incarnation) => self.edge_ended(edge, incarnation, &result),
             Waiting::Bind(app, terminal) => self.bind_committed(now, (app, terminal), result),
-            Waiting::Detached(reply) => self.detached(reply),
+            Waiting::Detached(link, request) => self.detached(link, request, &result),
             Waiting::Changed(change) => self.subscriptions_changed(&change, result),
             Waiting::Published { link, seq, refused } => self.published(link, seq, refused, result),
             Waiting::Receipts { link, receipts } => self.receipts_committed(now, link, &receipts, result),
@@ -384,6 +401,11 @@ impl Leader {
                 }
             }
             Waiting::Cancelled(push, reply) => self.cancelled(push, reply, result),
+            Waiting::Offline(push) => {
+                if result.is_err() {
+                    self.settle_offline_again(push);
+                }
+            }
             Waiting::Chore(chore) => {
                 self.chores.insert(chore, 0);
             }

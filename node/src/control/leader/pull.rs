@@ -1,9 +1,7 @@
 //! Pages of what was committed before: pushes a terminal is owed, and retained messages.
 
-use std::collections::BTreeSet;
-
 use cluster_proto::{
-    Epoch, PushId, TerminalNo, TerminalSet,
+    Epoch, PushId, TerminalNo,
     limits::OWED_PER_PULL_MAX,
     link::{
         Deliver, Outbound, OutboundStage, Owed, OwedPush, RefuseReason, RetainedAsk, RetainedMessage,
@@ -31,13 +29,9 @@ impl Leader {
         let limit = usize::from(max).min(OWED_PER_PULL_MAX);
         let rows = self.tables.owed(no, after, self.dispatched, now.wall_ms, limit);
         let live = rows.len() < limit;
-        let goes_on = |push| self.going_on.get(&no).is_some_and(|pushes| pushes.contains(&push));
-        let rows: Vec<_> = rows
-            .into_iter()
-            .filter(|row| !self.withdrawing.contains(&row.push) && !goes_on(row.push))
-            .collect();
+        // What the session goes on with from an earlier connection is among them: it knows, and passes over it.
         let mut pushes = Vec::with_capacity(rows.len());
-        for row in rows {
+        for row in rows.into_iter().filter(|row| !self.withdrawing.contains(&row.push)) {
             let dup = self.handed.add_one(row.push, no);
             pushes.push(OwedPush { push: row.push, expires_at_ms: row.expires_at_ms, qos0: row.qos0, dup });
         }
@@ -45,45 +39,22 @@ impl Leader {
         self.actions.push(Action::Deliver(link, Deliver::Owed(Owed { no, epoch, pushes, live })));
     }
 
-    /// A session goes on with these deliveries, on a connection that is just being bound: they are in flight, and no
-    /// pull brings them again. Answers them without those that another member of a group has been given meanwhile.
+    /// A session goes on with these deliveries, on a connection that is just being bound: they are in flight.
+    /// Answers them without those that another member of a group has been given meanwhile.
     pub(super) fn go_on(&mut self, no: TerminalNo, outbound: Vec<Outbound>) -> Vec<Outbound> {
-        let mut pushes = BTreeSet::new();
-        let outbound = outbound
-            .into_iter()
-            .filter(|delivery| {
-                let Outbound { push, target, stage, .. } = *delivery;
-                if stage == OutboundStage::Received {
-                    return true; // delivered: only the packet id is still to be given back
-                }
-                if target == no {
-                    pushes.insert(push);
-                    self.handed.add_one(push, no);
-                    return true;
-                }
-                let begun = stage == OutboundStage::Begun;
-                self.claim(target, push, no, begun) || begun
-            })
-            .collect();
-        if pushes.is_empty() {
-            self.going_on.remove(&no);
-        } else {
-            self.going_on.insert(no, pushes);
-        }
-        outbound
-    }
-
-    /// `terminals` answered for `push`: none of them goes on with it any more.
-    pub(super) fn gone_on(&mut self, push: PushId, terminals: &TerminalSet) {
-        if self.going_on.is_empty() {
-            return;
-        }
-        self.going_on.retain(|no, pushes| {
-            if terminals.contains(*no) {
-                pushes.remove(&push);
+        let goes_on = |delivery: &Outbound| {
+            let Outbound { push, target, stage, .. } = *delivery;
+            if stage == OutboundStage::Received {
+                return true; // delivered: only the packet id is still to be given back
             }
-            !pushes.is_empty()
-        });
+            if target == no {
+                self.handed.add_one(push, no);
+                return true;
+            }
+            let begun = stage == OutboundStage::Begun;
+            self.claim(target, push, no, begun) || begun
+        };
+        outbound.into_iter().filter(goes_on).collect()
     }
 
     /// A page of what a new subscription gets. One request reads a bounded number of topics.

@@ -74,6 +74,11 @@ impl Leader {
             // A newer binding won while this edge was away.
             Err(_) => return self.unbind(link, report, UnbindReason::TakenOver),
             Ok(Some(older)) if older.edge != node => {
+                // That edge resumed first.
+                if let Some(link) = self.edges.get(&older.edge).and_then(|edge| edge.link) {
+                    let older = BindingReport { epoch: older.epoch, ..report.clone() };
+                    self.unbind(link, older, UnbindReason::TakenOver);
+                }
                 if let Who::Numbered(no) = who {
                     self.set_bound(older.edge, no, false);
                     self.shared.gone(no);

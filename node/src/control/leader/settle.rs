@@ -11,7 +11,7 @@ use cluster_proto::{
     AppId, NodeId, Outcome, PushId, State, TerminalNo, TerminalSet,
     link::{Deliver, Receipt},
 };
-use raft_store::{Applied, Command, CommandBody, ProposeError};
+use raft_store::{Applied, Command, CommandBody, ProposeError, tables::Counts};
 use tokio::sync::oneshot;
 
 use super::{Action, Chore, Leader, Now, Waiting};
@@ -26,6 +26,8 @@ const MESSAGES_PER_CHORE: u32 = 256;
 const COUNT_EVERY_MS: u64 = 1_000;
 /// Withdrawn pushes that are still pending somewhere are looked at this often.
 const SETTLE_LOST_EVERY_MS: u64 = 2_000;
+/// Pushes that are settled are looked for among those in flight this often.
+const FORGET_EVERY_MS: u64 = 1_000;
 /// Retention is looked at this often.
 const PURGE_EVERY_MS: u64 = 1_000;
 
@@ -38,6 +40,8 @@ impl Leader {
         self.chore(now, Chore::SettleLost, SETTLE_LOST_EVERY_MS, Self::settle_lost);
         self.chore(now, Chore::PublishWills, 0, Self::publish_wills);
         self.chore(now, Chore::ExpireRetained, 0, Self::expire_retained);
+        self.chore(now, Chore::ForgetHanded, FORGET_EVERY_MS, Self::forget_handed);
+        self.chore(now, Chore::SettleOffline, 0, Self::settle_offline_pushes);
         self.chore(now, Chore::CountTotals, COUNT_EVERY_MS, Self::count_totals);
     }
 
@@ -103,10 +107,46 @@ impl Leader {
         if !self.presence_is_whole() {
             return;
         }
-        for push in self.tables.unsettled_withdrawn(PUSHES_PER_CHORE) {
-            self.withdraw(push);
-        }
+        let pushes = self.tables.unsettled_withdrawn(self.lost_from, PUSHES_PER_CHORE);
+        // In turn: those of terminals that never answer must not keep the others waiting.
+        let is_last = pushes.len() < PUSHES_PER_CHORE;
+        self.lost_from = pushes.last().copied().filter(|_| !is_last).unwrap_or_default();
+        pushes.into_iter().for_each(|push| self.withdraw(push));
         self.check_absent_members();
+    }
+
+    /// What apply settled by itself (a session that ended) had no receipt.
+    fn forget_handed(&mut self, _now: Now) {
+        let pushes = self.handed.after(self.handed_from, PUSHES_PER_CHORE);
+        self.handed_from =
+            pushes.last().copied().filter(|_| pushes.len() == PUSHES_PER_CHORE).unwrap_or_default();
+        for push in pushes {
+            let is_pending = |counts: Counts| counts.of(State::Pending) > 0;
+            // Not dispatched yet, it may not be in the tables of this moment.
+            if push <= self.dispatched && !self.tables.counts(push).is_some_and(is_pending) {
+                self.handed.forget(push);
+            }
+        }
+    }
+
+    /// QoS 0 pushes that an earlier leader accepted, or whose settling failed: for those who are not online, once it is
+    /// known who is.
+    fn settle_offline_pushes(&mut self, _now: Now) {
+        if self.offline_from >= self.offline_upto || !self.presence_is_whole() {
+            return;
+        }
+        let (from, upto) = (self.offline_from, self.offline_upto);
+        let (pushes, next) = self.tables.pending_qos0(from, upto, PUSHES_PER_CHORE);
+        self.offline_from = next;
+        for push in pushes {
+            let Some(pending) = self.tables.targets(push, State::Pending) else { continue };
+            self.settle_offline(push, &pending);
+        }
+    }
+
+    pub(super) fn settle_offline_again(&mut self, push: PushId) {
+        self.offline_from = self.offline_from.min(PushId(push.0.saturating_sub(1)));
+        self.offline_upto = self.offline_upto.max(push);
     }
 
     /// Recalls a push: whoever may hold it is asked, all others are settled when this is committed.

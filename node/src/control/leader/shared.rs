@@ -203,10 +203,6 @@ impl Leader {
             self.leaving.remove(&no);
             self.shared.gone(no);
         }
-        if !self.going_on.is_empty() {
-            let presence = &self.presence;
-            self.going_on.retain(|no, _| presence.numbered(*no).is_some());
-        }
     }
 
     /// An edge lost its link: its members are given nothing until it resumes.
