@@ -76,7 +76,7 @@ impl Model {
         }
         let len = audience.len() as u64;
         let key = accept.idempotency.as_ref();
-        let push = self.push(&accept.message, (audience, qos0), accept.ttl_ms, key);
+        let push = self.push(&accept.message, (audience, qos0), accept.ttl_ms, key, origin.is_none());
         if let Some(exchange) = &accept.exchange {
             self.take(exchange, push, len);
         }
@@ -90,7 +90,7 @@ impl Model {
             if will.message.retain {
                 let _ = self.retain(&will.message, will.ttl_ms, self.commands);
             }
-            self.push(&will.message, audience, will.ttl_ms.unwrap_or(WILL_TTL_MS), None);
+            self.push(&will.message, audience, will.ttl_ms.unwrap_or(WILL_TTL_MS), None, false);
         }
     }
 
@@ -100,6 +100,7 @@ impl Model {
         (audience, qos0): (BTreeSet<u32>, BTreeSet<u32>),
         ttl_ms: u64,
         key: Option<&IdempotencyKey>,
+        is_asked_for: bool,
     ) -> PushId {
         self.pushes.last += 1;
         let (push, len) = (PushId(self.pushes.last), audience.len() as u64);
@@ -113,7 +114,7 @@ impl Model {
         if let Some(key) = key {
             self.pushes.keys.insert(key.key.clone(), (key.digest, push, len));
         }
-        if len > 0 || message.kind == PushKind::Identity || key.is_some() {
+        if len > 0 || message.kind == PushKind::Identity || is_asked_for {
             let (kind, expires_at_ms) = (message.kind, self.at_ms + ttl_ms);
             let key = key.map(|key| key.key.clone());
             let entry = Push { kind, qos0, states, withdrawn: None, expires_at_ms, settled_at_ms: None, key };

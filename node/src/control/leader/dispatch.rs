@@ -93,6 +93,11 @@ impl Leader {
         parts
     }
 
+    /// Whether some edge shows the message to subscribers that are in no audience.
+    pub(super) fn is_shown(&self, message: &Message) -> bool {
+        !self.best_effort_edges(message).is_empty()
+    }
+
     fn best_effort_edges(&self, message: &Message) -> BTreeSet<NodeId> {
         match message.kind {
             PushKind::Topic => self.filters.matching(message.app, &message.topic, FilterUse::BestEffort),

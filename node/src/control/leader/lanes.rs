@@ -143,6 +143,7 @@ impl Leader {
         let Publish { seq, body, .. } = publish;
         let Some(origin) = self.origin(link, Lane::Publish, seq) else { return };
         let refused = self.refuses(&body);
+        let shown = matches!(&body, PublishBody::Push { message, .. } if self.is_shown(message));
         let body = match body {
             // Its number is used up, so that the lane has no gap.
             _ if refused.is_some() => CommandBody::Nothing,
@@ -157,7 +158,10 @@ impl Leader {
             PublishBody::Retain { message, ttl_ms } => CommandBody::Retain { message, ttl_ms },
             PublishBody::Release(exchange) => CommandBody::Release(exchange),
         };
-        self.propose(Command { origin: Some(origin), body }, Waiting::Published { link, seq, refused });
+        self.propose(
+            Command { origin: Some(origin), body },
+            Waiting::Published { link, seq, refused, shown },
+        );
     }
 
     /// Why this is not proposed. What only frees something is taken on a full disk too.
@@ -174,7 +178,7 @@ impl Leader {
         &mut self,
         link: LinkId,
         seq: u64,
-        refused: Option<RefuseReason>,
+        (refused, shown): (Option<RefuseReason>, bool),
         result: Result<Applied, ProposeError>,
     ) {
         let result = match (result, refused) {
@@ -183,7 +187,7 @@ impl Leader {
                 Err(reason.unwrap_or(RefuseReason::Quota))
             }
             (Ok(Applied::Done), Some(reason)) => Err(reason),
-            (Ok(Applied::Accepted { audience: 0, repeated: false, .. }), _) => {
+            (Ok(Applied::Accepted { audience: 0, repeated: false, .. }), _) if !shown => {
                 Ok(PublishOutcome::NoSubscribers)
             }
             (Ok(Applied::Accepted { .. } | Applied::Done | Applied::Duplicate), _) => {

@@ -209,6 +209,8 @@ enum Waiting {
         seq: u64,
         /// Refused by the leader: only its number is used up.
         refused: Option<RefuseReason>,
+        /// Some edge shows it to subscribers that are in no audience.
+        shown: bool,
     },
     Receipts {
         link: LinkId,
@@ -392,7 +394,9 @@ impl Leader {
             Waiting::Bind(app, terminal) => self.bind_committed(now, (app, terminal), result),
             Waiting::Detached(link, request) => self.detached(link, request, &result),
             Waiting::Changed(change) => self.subscriptions_changed(&change, result),
-            Waiting::Published { link, seq, refused } => self.published(link, seq, refused, result),
+            Waiting::Published { link, seq, refused, shown } => {
+                self.published(link, seq, (refused, shown), result);
+            }
             Waiting::Receipts { link, receipts } => self.receipts_committed(now, link, &receipts, result),
             Waiting::Withdrawn(pushes) => {
                 self.chores.insert(Chore::ExpirePushes, 0);

@@ -10,7 +10,7 @@ use crate::{
     Applied, Refusal,
     command::{AcceptPush, IdempotencyKey},
     tables::{
-        accept,
+        accept::{self, Asker},
         error::StoreError,
         exchanges, keys, resolve,
         retained::{self, Live},
@@ -47,7 +47,11 @@ pub(super) fn accept(
         return Ok(Applied::Refused(refusal));
     }
     let len = audience.len();
-    let push = accept::push(txn, message, audience, ttl_ms, idempotency.as_ref())?;
+    let asker = match origin {
+        Some(_) => Asker::Terminal,
+        None => Asker::BackEnd(idempotency.as_ref()),
+    };
+    let push = accept::push(txn, message, audience, ttl_ms, asker)?;
     if let Some(exchange) = &exchange {
         exchanges::accept(txn, exchange, &InboundRow { push, audience: len });
     }

@@ -67,20 +67,17 @@ fn a_takeover_on_the_same_edge_asks_it_too_and_goes_on_with_what_was_not_acknowl
 }
 
 #[test]
-fn what_a_session_goes_on_with_is_in_flight_and_no_pull_brings_it_again() {
+fn what_a_session_goes_on_with_is_in_flight() {
     let mut w = World::new();
     let nos = w.register(&["tv-1"]);
     let a = w.link_edge(1);
     let client = w.connect(a, w.lasting("tv-1"));
     let first = w.push_to(&["tv-1"]);
-    let second = w.push_to(&["tv-1"]);
     w.unbind_with(&client, LASTS, WillFate::Discard, vec![unacknowledged(3, first, nos[0])]);
     w.take(a);
     w.request(a, SessionRequestBody::Bind(w.lasting("tv-1")));
     let bound = w.bound(a).expect("bound");
     assert_eq!(goes_on(&bound), [(3, first, OutboundStage::Sent)]);
-    let page = w.pull(a, nos[0], bound.epoch, PushId(0));
-    assert_eq!(page.pushes.iter().map(|p| p.push).collect::<Vec<_>>(), [second]);
     w.pass(11_000);
     assert!(w.state_has(first, State::Pending, nos[0]), "in flight: its edge is asked");
     assert!(withdrawals(&w.take(a)).contains(&(first, TerminalSet::one(nos[0]))));
@@ -101,7 +98,48 @@ fn steps_of_a_qos_2_exchange_are_where_the_session_goes_on_from_on_another_edge(
     w.request(b, SessionRequestBody::Bind(w.lasting("tv-1")));
     let bound = w.bound(b).expect("bound");
     assert_eq!(goes_on(&bound), [(5, push, OutboundStage::Begun)]);
-    assert!(w.pull(b, nos[0], bound.epoch, PushId(0)).pushes.is_empty());
+}
+
+/// A page that leaves out what the session knows, and is empty, would be asked for again at once.
+#[test]
+fn a_page_brings_its_session_on_also_when_all_of_it_goes_on_from_before() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    let client = w.connect(a, w.lasting("tv-1"));
+    let pushes: Vec<_> = (0..OWED_PER_PULL_MAX).map(|_| w.push_to(&["tv-1"])).collect();
+    let held = (1..).zip(&pushes).map(|(id, push)| unacknowledged(id, *push, nos[0])).collect();
+    w.unbind_with(&client, LASTS, WillFate::Discard, held);
+    w.request(a, SessionRequestBody::Bind(w.lasting("tv-1")));
+    let bound = w.bound(a).expect("bound");
+    let page = w.pull(a, nos[0], bound.epoch, PushId(0));
+    assert_eq!(page.pushes.last().map(|row| row.push), pushes.last().copied());
+    assert!(w.pull(a, nos[0], bound.epoch, pushes[pushes.len() - 1]).live);
+}
+
+#[test]
+fn an_end_of_a_connection_that_was_not_committed_is_asked_for_again() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    let client = w.connect(a, w.lasting("tv-1"));
+    w.take(a);
+    w.commits = false;
+    w.unbind(&client, LASTS);
+    let (token, _) = w.held.pop().expect("a proposal");
+    w.event(Event::Applied(token, Err(ProposeError::Full)));
+    assert!(matches!(w.take(a)[..], [Sent::Closed]));
+}
+
+#[test]
+fn a_bind_whose_outcome_is_unknown_is_asked_for_again() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    w.commits = false;
+    w.request(a, SessionRequestBody::Bind(w.lasting("tv-1")));
+    w.take(a);
+    let (token, _) = w.held.pop().expect("a proposal");
+    w.event(Event::Applied(token, Err(ProposeError::Unknown)));
+    assert!(w.take(a).iter().any(|sent| matches!(sent, Sent::Closed)));
 }
 
 #[test]

@@ -49,6 +49,52 @@ fn a_qos_0_push_is_dropped_for_whoever_is_offline() {
 }
 
 #[test]
+fn a_qos_0_push_of_an_earlier_leader_is_dropped_for_whoever_is_offline_once_all_edges_have_told() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1", "tv-2"]);
+    let a = w.link_edge(1);
+    let client = w.connect(a, w.bind("tv-1"));
+    w.commits = false;
+    let push = w.push(terminals(&["tv-1", "tv-2"]), Qos::AtMostOnce);
+    assert_eq!(w.held.len(), 1, "settling is not committed any more");
+    w.held.clear();
+    w.commits = true;
+    w.change_leader();
+    w.pass(TICK_MS);
+    assert!(w.state_has(push, State::Pending, nos[1]), "it may be at an edge that has not said so");
+    w.relink(1, vec![client.report(PushId(0), false)], Vec::new());
+    w.pass(TICK_MS);
+    let offline = State::Dropped(cluster_proto::DropReason::Offline);
+    assert!(w.state_has(push, offline, nos[1]) && w.state_has(push, State::Pending, nos[0]));
+}
+
+#[test]
+fn a_qos_0_push_whose_settling_failed_is_settled_later() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1"]);
+    w.commits = false;
+    let push = w.push(terminals(&["tv-1"]), Qos::AtMostOnce);
+    let (token, _) = w.held.pop().expect("a proposal");
+    w.commits = true;
+    w.event(Event::Applied(token, Err(ProposeError::Full)));
+    w.pass(TICK_MS);
+    assert!(w.state_has(push, State::Dropped(cluster_proto::DropReason::Offline), nos[0]));
+}
+
+#[test]
+fn what_apply_settled_is_in_flight_no_longer() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    let mut guest = w.connect(a, w.bind("guest"));
+    w.subscribe(&mut guest, "news", Qos::AtLeastOnce);
+    w.push_news(Qos::AtLeastOnce);
+    assert_eq!(w.leader.handed.len(), 1);
+    w.unbind(&guest, 0);
+    w.pass(1_000);
+    assert!(w.leader.handed.is_empty());
+}
+
+#[test]
 fn a_lost_hint_is_made_up_for_by_a_rescan() {
     let mut w = World::new();
     w.register(&["tv-1"]);

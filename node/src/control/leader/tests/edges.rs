@@ -56,6 +56,42 @@ fn heartbeats_are_answered_only_while_leadership_is_confirmed() {
 }
 
 #[test]
+fn of_two_edges_with_one_terminal_the_one_that_lost_it_is_told_whoever_resumes_first() {
+    for old_first in [true, false] {
+        let mut w = World::new();
+        w.register(&["tv-1"]);
+        let (a, b) = (w.link_edge(1), w.link_edge(2));
+        let old = w.connect(a, w.bind("tv-1"));
+        w.bind_request(b, "tv-1", 0);
+        w.pass(2_500);
+        let bound = w.bound(b).expect("the old edge does not answer");
+        let new = Client { link: b, bound, ..old.clone() };
+        w.change_leader();
+        let (mut first, mut second) = ((1, &old), (2, &new));
+        if !old_first {
+            std::mem::swap(&mut first, &mut second);
+        }
+        let links = [first, second]
+            .map(|(edge, client)| (edge, w.relink(edge, vec![client.report(PushId(0), false)], Vec::new())));
+        let told = |w: &mut World, edge: u64| {
+            let link = links.iter().find(|(of, _)| *of == edge).expect("linked").1;
+            let sent = controls(&w.take(link));
+            sent.iter().filter(|frame| matches!(frame, LeaderControl::Unbind { .. })).count()
+        };
+        assert_eq!((told(&mut w, 1), told(&mut w, 2)), (1, 0), "old first: {old_first}");
+    }
+}
+
+#[test]
+fn edges_resume_when_hints_of_credentials_were_lost() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    w.take(a);
+    w.event(Event::CredentialsUnknown);
+    assert!(matches!(w.take(a)[..], [Sent::Closed]));
+}
+
+#[test]
 fn an_edge_that_says_nothing_is_unlinked_and_then_ended_without_waiting_for_its_connection() {
     let mut w = World::new();
     let (silent, alive) = (w.link_edge(1), w.link_edge(2));

@@ -85,6 +85,12 @@ fn a_publish_says_whether_anybody_subscribes() {
     let mut guest = w.connect(a, w.bind("guest"));
     w.subscribe(&mut guest, "news", Qos::AtLeastOnce);
     assert_eq!(w.publish(a, body()), Ok(PublishOutcome::Accepted));
+    w.unsubscribe(&guest, "news");
+    assert_eq!(w.publish(a, body()), Ok(PublishOutcome::NoSubscribers));
+    // Whom the edge alone knows is in no audience, and gets it all the same.
+    let added = vec![(APP, "news".to_owned(), FilterUse::BestEffort)];
+    w.event(Event::Control(a, EdgeControl::Filters(FilterDelta { added, removed: Vec::new() })));
+    assert_eq!(w.publish(a, body()), Ok(PublishOutcome::Accepted));
 }
 
 #[test]

@@ -12,10 +12,10 @@ mod world;
 
 use cluster_proto::{
     AppId, Epoch, Incarnation, Message, NodeId, Outcome, PushId, Qos, State, TerminalId, TerminalNo,
-    TerminalSet, Will, link::*,
+    TerminalSet, Will, limits::OWED_PER_PULL_MAX, link::*,
 };
 use raft_store::{
-    Applied, Command, CommandBody,
+    Applied, Command, CommandBody, ProposeError,
     command::{AcceptPush, Audience},
     tables::TablesOptions,
 };

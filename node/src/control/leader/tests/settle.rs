@@ -31,6 +31,24 @@ fn an_expired_push_in_flight_to_a_lost_edge_ends_as_sent() {
     assert!(w.state_has(push, State::Sent, nos[0]));
 }
 
+/// Terminals that never answer must not keep others waiting.
+#[test]
+fn withdrawn_pushes_are_looked_at_in_turn() {
+    let mut w = World::new();
+    w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    w.online(a, "tv-1");
+    let pushes: Vec<_> = (0..300).map(|_| w.push_to(&["tv-1"])).collect();
+    (0..3).for_each(|_| w.pass(11_000));
+    w.take(a);
+    let mut asked = BTreeSet::new();
+    for _ in 0..2 {
+        w.pass(2_000);
+        asked.extend(withdrawals(&w.take(a)).into_iter().map(|(push, _)| push));
+    }
+    assert_eq!(asked.len(), pushes.len());
+}
+
 #[test]
 fn a_push_being_recalled_is_handed_to_nobody() {
     let mut w = World::new();
