@@ -116,7 +116,12 @@ impl Server {
 
 /// A credential for a terminal: what it gives as password (its user name is the app, `default`).
 pub fn credential(terminal: &str) -> String {
-    let answer = server().command(&["terminal", "credential", terminal, "--json"]);
+    credential_with(terminal, &[])
+}
+
+/// The same, with options of `carillon terminal credential`.
+pub fn credential_with(terminal: &str, options: &[&str]) -> String {
+    let answer = server().command(&[&["terminal", "credential", terminal, "--json"], options].concat());
     let (_, token) = answer.split_once("\"token\":").expect("a token in the answer");
     token.split('"').nth(1).expect("a string").to_owned()
 }

@@ -9,6 +9,7 @@ mod connect;
 mod disconnect;
 mod flow_control;
 mod malformed;
+mod permissions;
 mod properties;
 mod publish;
 mod qos2;
@@ -33,7 +34,7 @@ mod prelude {
         client::Client,
         packet::{PUBACK, PUBCOMP, PUBREC, PUBREL, Packet},
         property::{self, Properties, id},
-        server::{credential, mqtt},
+        server::{credential, credential_with, mqtt},
         unique,
     };
 

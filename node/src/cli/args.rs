@@ -194,7 +194,8 @@ pub(super) enum ClusterCommand {
 /// What a credential allows.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Permissions {
-    /// A filter it may publish to; {terminal} stands for the terminal's id. Not given: everything but $SYS
+    /// A filter it may publish to; {terminal} stands for the terminal's id. Repeated: any of them. Empty: nothing. Not
+    /// given: everything but $SYS
     #[arg(long, value_name = "FILTER")]
     pub publish: Vec<String>,
     /// A filter it may subscribe to, as --publish

@@ -137,9 +137,10 @@ struct Asked {
     may: Permissions,
 }
 
-/// Not given: everything.
+/// Not given: everything. The empty filter, which matches no topic, is how nothing is said.
 fn filters(given: &[String]) -> Option<admin::Filters> {
-    (!given.is_empty()).then(|| admin::Filters { filters: given.to_vec() })
+    let filters = given.iter().filter(|filter| !filter.is_empty()).cloned().collect();
+    (!given.is_empty()).then_some(admin::Filters { filters })
 }
 
 /// One credential: always JSON, because nobody reads a token.

@@ -17,32 +17,21 @@ use super::{
 };
 use crate::{Effect, command::IdempotencyKey, effect::AcceptedPush};
 
-/// Who asks for a push, and so whether its status may be asked for.
-#[derive(Clone, Copy)]
-pub(crate) enum Asker<'a> {
-    /// A terminal, which learns no id.
-    Terminal,
-    /// A back-end.
-    BackEnd(Option<&'a IdempotencyKey>),
-}
-
-/// Accepts a push for everyone in `audience`; answers its id.
+/// Accepts a push for everyone in `audience`; answers its id. One that a back-end asked for is
+/// kept even if that is nobody, since its status may be asked for.
 pub(crate) fn push(
     txn: &mut Txn<'_>,
     message: Message,
     audience: Resolved,
     ttl_ms: u64,
-    asker: Asker<'_>,
+    idempotency: Option<&IdempotencyKey>,
+    by_back_end: bool,
 ) -> Result<PushId, StoreError> {
     txn.head.last_push += 1;
     let push = PushId::new(GROUP, txn.head.last_push);
     let expires_at_ms = txn.now_ms().saturating_add(ttl_ms);
     let qos0 = TerminalSet(audience.union(|part| &part.qos0));
-    let (is_asked_for, idempotency) = match asker {
-        Asker::Terminal => (false, None),
-        Asker::BackEnd(idempotency) => (true, idempotency),
-    };
-    let is_kept = audience.len() > 0 || message.kind == PushKind::Identity || is_asked_for;
+    let is_kept = audience.len() > 0 || message.kind == PushKind::Identity || by_back_end;
     let pending = if is_kept {
         let row = PushRow {
             app: message.app,

@@ -11,7 +11,7 @@
 use cluster_proto::{TerminalNo, Will, limits::PUSH_TTL_MAX};
 
 use super::{
-    accept::{self, Asker},
+    accept,
     db::Read as _,
     error::StoreError,
     keys, resolve,
@@ -135,7 +135,7 @@ pub(crate) fn publish(txn: &mut Txn<'_>, wills: impl IntoIterator<Item = Will>) 
             tracing::warn!(app = %message.app, topic = message.topic, %refusal, "a will is not retained");
         }
         let ttl_ms = ttl_ms.unwrap_or(txn.options.will_ttl_default_ms).min(PUSH_TTL_MAX.as_millis() as u64);
-        accept::push(txn, message, audience, ttl_ms, Asker::Terminal)?;
+        accept::push(txn, message, audience, ttl_ms, None, false)?;
     }
     Ok(())
 }

@@ -76,7 +76,13 @@ impl Model {
         }
         let len = audience.len() as u64;
         let key = accept.idempotency.as_ref();
-        let push = self.push(&accept.message, (audience, qos0), accept.ttl_ms, key, origin.is_none());
+        let push = self.push(
+            &accept.message,
+            (audience, qos0),
+            accept.ttl_ms,
+            key,
+            origin.is_none() || key.is_some(),
+        );
         if let Some(exchange) = &accept.exchange {
             self.take(exchange, push, len);
         }
@@ -100,7 +106,7 @@ impl Model {
         (audience, qos0): (BTreeSet<u32>, BTreeSet<u32>),
         ttl_ms: u64,
         key: Option<&IdempotencyKey>,
-        is_asked_for: bool,
+        by_back_end: bool,
     ) -> PushId {
         self.pushes.last += 1;
         let (push, len) = (PushId(self.pushes.last), audience.len() as u64);
@@ -114,7 +120,7 @@ impl Model {
         if let Some(key) = key {
             self.pushes.keys.insert(key.key.clone(), (key.digest, push, len));
         }
-        if len > 0 || message.kind == PushKind::Identity || is_asked_for {
+        if len > 0 || message.kind == PushKind::Identity || by_back_end {
             let (kind, expires_at_ms) = (message.kind, self.at_ms + ttl_ms);
             let key = key.map(|key| key.key.clone());
             let entry = Push { kind, qos0, states, withdrawn: None, expires_at_ms, settled_at_ms: None, key };

@@ -10,7 +10,7 @@ use crate::{
     Applied, Refusal,
     command::{AcceptPush, IdempotencyKey},
     tables::{
-        accept::{self, Asker},
+        accept,
         error::StoreError,
         exchanges, keys, resolve,
         retained::{self, Live},
@@ -47,11 +47,8 @@ pub(super) fn accept(
         return Ok(Applied::Refused(refusal));
     }
     let len = audience.len();
-    let asker = match origin {
-        Some(_) => Asker::Terminal,
-        None => Asker::BackEnd(idempotency.as_ref()),
-    };
-    let push = accept::push(txn, message, audience, ttl_ms, asker)?;
+    let by_back_end = origin.is_none() || idempotency.is_some();
+    let push = accept::push(txn, message, audience, ttl_ms, idempotency.as_ref(), by_back_end)?;
     if let Some(exchange) = &exchange {
         exchanges::accept(txn, exchange, &InboundRow { push, audience: len });
     }
