@@ -9,7 +9,7 @@ use cluster_proto::{
         Subscription, Unacknowledged, WillFate,
     },
 };
-use fabric_core::mqtt::{Changed, CloseCause, Queued, RequestNo};
+use fabric_core::mqtt::{Changed, CloseCause, Kept, Queued, RequestNo};
 
 use super::codec::Outgoing;
 
@@ -110,10 +110,10 @@ pub(crate) struct BoundPart {
     pub(crate) outbound: Vec<Queued<Outgoing>>,
 }
 
-/// Retained messages with their expiry, by topic.
+/// Retained messages, by topic.
 #[derive(Debug)]
 pub(crate) struct RetainedPage {
-    pub(crate) messages: Vec<(Outgoing, Option<u64>)>,
+    pub(crate) messages: Vec<Kept<Outgoing>>,
     /// There may be more after this topic.
     pub(crate) next: Option<String>,
 }

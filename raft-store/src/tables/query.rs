@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cluster_proto::{
     AppId, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
     credential::PublicKey,
-    link::{Lane, Origin, Outbound, Subscription},
+    link::{Lane, Origin, Outbound, RetainedMessage, Subscription},
 };
 
 use super::{
@@ -172,6 +172,11 @@ impl Tables {
         now_ms: u64,
     ) -> RetainedPage {
         self.ask(|view| retained::page(view, app, filter, upto, after, now_ms))
+    }
+
+    /// The retained message of an id, while it is the one of its topic.
+    pub fn retained_by_id(&self, id: PushId) -> Option<RetainedMessage> {
+        self.ask(|view| retained::by_id(view, id))
     }
 
     /// How many messages an app retains.

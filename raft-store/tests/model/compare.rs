@@ -147,7 +147,13 @@ impl Model {
                     && expires_at_ms.is_none_or(|at_ms| at_ms > self.at_ms)
             });
             let expected: Vec<_> = live.map(|(_, (message, _, at_ms))| (message.clone(), *at_ms)).collect();
-            assert_eq!((page.messages, page.next), (expected, None), "{filter}");
+            assert_eq!(page.next, None);
+            for kept in &page.messages {
+                assert_eq!(tables.retained_by_id(kept.id).as_ref(), Some(kept));
+            }
+            let found: Vec<_> =
+                page.messages.into_iter().map(|kept| (kept.message, kept.expires_at_ms)).collect();
+            assert_eq!(found, expected, "{filter}");
         }
         let due = self.retained.values().any(|(.., at_ms)| at_ms.is_some_and(|at_ms| at_ms <= self.at_ms));
         assert_eq!(tables.retained_due(self.at_ms), due);

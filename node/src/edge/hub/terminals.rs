@@ -205,7 +205,7 @@ impl Hub {
             OutboundStage::Received => (Qos::ExactlyOnce, None),
         };
         let shared = (bound.no != Some(target)).then_some(Shared { group: target, granted });
-        let expires_at_ms = Some(self.link.local_ms(expires_at_ms));
+        let expires_at_ms = expires_at_ms.map(|expires| self.link.local_ms(expires));
         Queued { push, message, qos0: false, dup: true, expires_at_ms, shared }
     }
 

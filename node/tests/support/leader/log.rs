@@ -200,7 +200,11 @@ impl Log {
             .filter(|(topic, _)| **topic > after && filter::matches(topic.as_str(), &ask.filter));
         let messages: Vec<RetainedMessage> = matching
             .take(self.retained_page_len.max(1))
-            .map(|(_, message)| RetainedMessage { message: message.clone(), expires_at_ms: None })
+            .map(|(_, message)| RetainedMessage {
+                id: PushId::retained(1),
+                message: message.clone(),
+                expires_at_ms: None,
+            })
             .collect();
         let is_full = messages.len() == self.retained_page_len.max(1);
         let next = messages.last().filter(|_| is_full).map(|last| last.message.topic.clone());
@@ -210,5 +214,5 @@ impl Log {
 }
 
 fn outbound(packet_id: u16, push: PushId, target: TerminalNo, stage: OutboundStage) -> Outbound {
-    Outbound { packet_id, push, target, stage, expires_at_ms: wall_ms() + 60_000 }
+    Outbound { packet_id, push, target, stage, expires_at_ms: Some(wall_ms() + 60_000) }
 }
