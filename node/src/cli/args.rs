@@ -78,6 +78,8 @@ pub(super) enum Command {
     Push(PushArgs),
     /// Who has a push and who does not
     Status(StatusArgs),
+    /// Why one terminal has or has not got a push
+    Explain(ExplainArgs),
     /// Recalls a push from everyone who does not have it yet
     Cancel(CancelArgs),
     /// Adds and lists apps (tenants)
@@ -304,6 +306,16 @@ pub(super) struct StatusArgs {
     /// List the terminals in this state
     #[arg(long, value_name = "STATE")]
     pub terminals: Option<TargetState>,
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// Push id
+    pub push: u64,
+    /// Terminal id
+    pub terminal: String,
     #[command(flatten)]
     pub shared: Shared,
 }

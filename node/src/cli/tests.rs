@@ -46,6 +46,7 @@ fn every_documented_command_is_accepted() {
         "carillon status 7",
         "carillon status 7 --watch",
         "carillon status 7 --terminals dropped --json",
+        "carillon explain 7 tv-1",
         "carillon cancel 7",
         "carillon app create shop",
         "carillon app list",

@@ -210,6 +210,11 @@ impl Tables {
         self.ask_push(push, |view, push| Ok(TerminalSet(push.in_state(view, state)?)))
     }
 
+    /// The state of one terminal (or group); absent: not in the audience, or no such push.
+    pub fn state_of(&self, push: PushId, no: TerminalNo) -> Option<State> {
+        self.ask_push(push, |view, push| push.state_of(view, no)).flatten()
+    }
+
     /// Everyone a push is for.
     pub fn audience(&self, push: PushId) -> Option<TerminalSet> {
         self.ask_push(push, |view, push| Ok(TerminalSet(push.audience(view)?)))

@@ -64,6 +64,7 @@ impl Model {
                     push.states.iter().filter(|(_, s)| **s == state).map(|(no, _)| *no).collect();
                 let found: BTreeSet<_> = tables.targets(*id, state).unwrap().iter().map(|no| no.0).collect();
                 assert_eq!(found, expected, "{state:?} of {id}");
+                assert!(expected.iter().all(|no| tables.state_of(*id, TerminalNo(*no)) == Some(state)));
                 let count = counts.by_state.iter().find(|(s, _)| *s == state).map_or(0, |(_, count)| *count);
                 assert_eq!(count, expected.len() as u64);
             }
