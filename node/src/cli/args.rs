@@ -324,6 +324,9 @@ pub(super) struct ExplainArgs {
 pub(super) struct CancelArgs {
     /// Push id
     pub push: u64,
+    /// Show every change until nobody is pending: then all sets are final
+    #[arg(long)]
+    pub wait: bool,
     #[command(flatten)]
     pub shared: Shared,
 }

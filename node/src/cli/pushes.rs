@@ -151,7 +151,11 @@ pub(super) async fn cancel(args: CancelArgs, client: &mut Client, out: &mut Out)
     let answer = client.call(Repeat::Same, request, |channel, request| async move {
         client::pushes(channel).cancel(request).await
     });
-    show(answer.await?, out)
+    let answer = answer.await?;
+    if args.wait {
+        return watch(admin::StatusRequest { push: args.push, app: client.app.clone() }, client, out).await;
+    }
+    show(answer, out)
 }
 
 /// One line per change. A watch that breaks (the leader changed) is taken up again at another node.

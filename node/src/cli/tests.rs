@@ -48,6 +48,7 @@ fn every_documented_command_is_accepted() {
         "carillon status 7 --terminals dropped --json",
         "carillon explain 7 tv-1",
         "carillon cancel 7",
+        "carillon cancel 7 --wait",
         "carillon app create shop",
         "carillon app list",
         "carillon token back-end --scope push --scope terminals --ttl 30d",
