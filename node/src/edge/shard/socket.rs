@@ -283,16 +283,13 @@ fn read_tls(
             Ok(0) => return Ok(buffer.len() - start),
             Ok(_) => {
                 let state = tls.process_new_packets();
-                // Handshake answers and alerts leave at once; what does not fit leaves on writability.
-                match flush_tls(tls, tcp) {
-                    Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
-                    _ => {}
-                }
+                // Handshake answers and alerts leave at once; what does not fit leaves on writability. An error says
+                // nothing of what was received before it: reading comes to its end, too.
+                let _ = flush_tls(tls, tcp);
                 state.map_err(tls::io_error)?;
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && buffer.len() > start => {
-                return Ok(buffer.len() - start);
-            }
+            // An error shows itself to the next read.
+            Err(_) if buffer.len() > start => return Ok(buffer.len() - start),
             Err(e) => return Err(e),
         }
     }
