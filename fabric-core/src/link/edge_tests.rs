@@ -222,6 +222,24 @@ fn resume_tells_bindings_filters_and_in_flight_before_it_is_done() {
 }
 
 #[test]
+fn filters_that_change_all_at_once_are_told_in_frames_that_fit() {
+    let mut link = live_link();
+    let named = |i: u32| (AppId::DEFAULT, format!("{i:01024}"), cluster_proto::link::FilterUse::Any);
+    let delta =
+        FilterDelta { added: (0..10_000).map(named).collect(), removed: (0..9_000).map(named).collect() };
+    link.filters_changed(delta.clone());
+    let mut told = FilterDelta::default();
+    for output in drain(&mut link) {
+        let EdgeOutput::Control(EdgeControl::Filters(part)) = output else { panic!("{output:?}") };
+        let frame = EdgeControl::Filters(part.clone());
+        cluster_proto::codec::encode(&frame, &mut bytes::BytesMut::new()).expect("a frame that fits");
+        told.added.extend(part.added);
+        told.removed.extend(part.removed);
+    }
+    assert_eq!(told, delta);
+}
+
+#[test]
 fn nothing_numbered_is_sent_before_resumed() {
     let mut link = EdgeLink::new(options(), 0);
     link.publish(|seq| publish(seq, 1));
