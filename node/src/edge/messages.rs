@@ -232,6 +232,8 @@ pub(crate) struct ClosedPart {
     pub(crate) conn: ConnId,
     pub(crate) app: AppId,
     pub(crate) terminal: TerminalId,
+    /// The leader had it closed.
+    pub(crate) ended_by_leader: bool,
     pub(crate) session_expiry_s: u32,
     pub(crate) will: WillFate,
     /// The session goes on with these packet ids.

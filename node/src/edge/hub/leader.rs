@@ -68,7 +68,9 @@ impl Hub {
             // What it had not acknowledged went with its Unbind.
             None => {
                 self.end_awaited(app, terminal, epoch);
-                self.link.unbound(epoch, Vec::new());
+                if !self.ends.ask(epoch) {
+                    self.link.unbound(epoch, Vec::new());
+                }
             }
         }
     }

@@ -52,7 +52,7 @@ use self::{
     publishes::{PendingPublish, Retains},
     retained::RetainedAsks,
     sys::Sys,
-    terminals::{PendingBind, PendingChange},
+    terminals::{Ends, PendingBind, PendingChange},
 };
 use super::{
     clock,
@@ -129,6 +129,7 @@ pub(crate) struct Hub {
     notices: Notices,
     /// Closing because the leader said so: answered with Unbound.
     unbinding: HashMap<ConnId, Epoch>,
+    ends: Ends,
     /// Payloads that deliveries wait for, and where.
     fetching: HashMap<PushId, HashSet<u16>>,
     gathering: Option<Gathering>,
@@ -213,6 +214,7 @@ impl Hub {
             sys,
             notices: Notices::default(),
             unbinding: HashMap::new(),
+            ends: Ends::default(),
             fetching: HashMap::new(),
             gathering: None,
             is_isolated: false,
@@ -514,6 +516,7 @@ impl Hub {
         self.retained.clear();
         self.recording.clear();
         self.unbinding.clear();
+        self.ends = Ends::default();
         self.link.start_new_life(self.now_ms, incarnation);
     }
 

@@ -105,7 +105,12 @@ impl Server {
         let body = match body {
             SessionRequestBody::Bind(bind) => return self.bind(link, request, bind).await,
             SessionRequestBody::Unbind(unbind) => {
-                self.log().unbind(unbind);
+                let mut log = self.log();
+                log.unbind(unbind);
+                if log.hold_unbinds {
+                    log.held_unbinds.push(request);
+                    return Some(());
+                }
                 SessionReplyBody::Unbound
             }
             SessionRequestBody::Subscribe(subscribe) => {
