@@ -463,16 +463,16 @@ impl EdgeLink {
         let request = self.requests.push(body)?;
         let number = request.request;
         if self.is_live() {
+            self.requests.sent();
             self.outputs.push_back(EdgeOutput::Session(request));
         }
         Some(number)
     }
 
-    /// The connection behind a Bind is gone, or will not wait any longer. If the Bind was sent, its answer may still
-    /// come, as any other; it is not sent again.
-    pub fn cancel_bind(&mut self, request: u64) {
-        let sent = self.is_live();
-        self.requests.cancel_bind(request, sent);
+    /// The connection behind a Bind is gone, or will not wait any longer; says whether its answer may still come: on this
+    /// link, and a binding has to be given back then. Without an answer the next link is told that the connection ended.
+    pub fn give_up_bind(&mut self, request: u64) -> bool {
+        self.requests.give_up_bind(request, self.state == EdgeState::Live)
     }
 
     /// The edge will leave: tells the leader now and after every Welcome.
@@ -607,6 +607,7 @@ impl EdgeLink {
         }
         self.send_receipts();
         self.send_publishes();
+        self.requests.sent();
         self.outputs.extend(self.requests.unanswered().map(EdgeOutput::Session));
         self.outputs.push_back(EdgeOutput::Live);
         self.heartbeat(now_ms);

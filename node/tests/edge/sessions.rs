@@ -52,6 +52,10 @@ async fn a_binding_whose_end_came_first_is_not_kept() {
     let (mut client, code) = Client::connect(fixture.mqtt, &connect).await;
     assert_ne!(code, 0, "the leader has given the terminal to somebody else");
     assert_eq!(client.next().await, None);
+    // It was to be the session's: the leader is told that this connection has ended.
+    fixture.leader.until("the end", |log| !log.unbinds.is_empty()).await;
+    let end = fixture.leader.with(|log| log.unbinds.remove(0));
+    assert_eq!((end.connection, end.will), (1, WillFate::Discard));
     fixture.leader.with(|log| log.ends_at_once = false);
     let (_client, code) = Client::connect(fixture.mqtt, &connect).await;
     assert_eq!(code, 0);

@@ -342,7 +342,7 @@ impl Hub {
                 EdgeOutput::Welcomed(welcome) => {
                     tracing::info!(leader = %welcome.leader, term = welcome.term, "leader found, resuming");
                     self.shared.set_apps(welcome.apps);
-                    // Their answers went with the old link.
+                    // Their answers went with the old link, which tells their end instead.
                     self.binds.retain(|_, bind| !bind.is_over);
                     self.gather();
                 }

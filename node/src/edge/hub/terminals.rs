@@ -199,9 +199,12 @@ impl Hub {
         let PendingBind { conn, holder, app, terminal, credential_issued_at, is_over, ended_upto } = bind;
         self.bind_of.remove(&conn);
         let result = match result {
-            // Somebody else has the terminal by now; there is nothing to give back.
-            Ok(bound) if Some(bound.epoch) <= ended_upto => Err(RefuseReason::Stale),
             Ok(bound) if is_over => return self.give_back(app, terminal, holder, &bound),
+            // Kicked, or somebody else has the terminal by now: its session may be with this connection all the same.
+            Ok(bound) if Some(bound.epoch) <= ended_upto => {
+                self.give_back(app, terminal, holder, &bound);
+                Err(RefuseReason::Stale)
+            }
             // Others bound meanwhile.
             Ok(bound) if !self.has_place(app, &terminal) => {
                 self.give_back(app, terminal, holder, &bound);
@@ -265,10 +268,9 @@ impl Hub {
             part;
         self.retains.forget(conn);
         if let Some(request) = self.bind_of.remove(&conn) {
-            self.link.cancel_bind(request);
+            let answer_comes = self.link.give_up_bind(request);
             match self.binds.get_mut(&request) {
-                Some(bind) if self.link.is_live() => bind.is_over = true,
-                // It will not be sent: no answer comes.
+                Some(bind) if answer_comes => bind.is_over = true,
                 _ => drop(self.binds.remove(&request)),
             }
         }
