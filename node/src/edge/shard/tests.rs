@@ -90,3 +90,21 @@ async fn a_disconnect_that_came_before_a_failed_write_discards_the_will() {
     shard.read_ready(slot, id);
     assert!(shard.connection(slot, id).is_none(), "read to its end");
 }
+
+#[tokio::test]
+async fn pings_without_end_do_not_hold_up_others_and_what_follows_them_is_read() {
+    let (mut client, mut socket) = open(Some(1 << 20)).await;
+    let ping = [0x89, 0x80, 0, 0, 0, 0];
+    client.write_all(&ping.repeat(1_000)).expect("write");
+    client.write_all(&[0x82, 0x81, 0, 0, 0, 0, b'!']).expect("write");
+    settle().await;
+    let (mut buffer, mut turns) = (BytesMut::new(), 0);
+    while let Err(error) = socket.try_read(&mut buffer, 64) {
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        // Its task is woken again.
+        std::future::poll_fn(|cx| socket.poll_readable(cx)).await.expect("more");
+        turns += 1;
+    }
+    assert_eq!(&buffer[..], b"!");
+    assert!(turns > 10, "{turns}");
+}
