@@ -235,6 +235,9 @@ impl Shard {
         for (slot, id) in self.wheel.advance(self.now_ms) {
             let now_ms = self.now_ms;
             let Some(connection) = self.connection(slot, id) else { continue };
+            if connection.armed_ms > now_ms {
+                continue; // from before it was last armed: another look is coming
+            }
             connection.armed_ms = u64::MAX;
             if connection.closing_until_ms.is_some_and(|until_ms| until_ms <= now_ms) {
                 self.remove(slot);

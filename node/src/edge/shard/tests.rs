@@ -92,6 +92,19 @@ async fn a_disconnect_that_came_before_a_failed_write_discards_the_will() {
 }
 
 #[tokio::test]
+async fn however_often_a_connection_was_armed_a_look_at_it_arms_it_once() {
+    let mut shard = shard(Limits::default());
+    let (_client, slot, id) = join(&mut shard).await;
+    let before = shard.wheel.len();
+    for _ in 0..10 {
+        shard.connections[slot as usize].armed_ms = shard.wheel.arm((slot, id), 0);
+    }
+    sleep(Duration::from_millis(TICK_MS)).await;
+    shard.tick();
+    assert_eq!(shard.wheel.len(), before + 1);
+}
+
+#[tokio::test]
 async fn pings_without_end_do_not_hold_up_others_and_what_follows_them_is_read() {
     let (mut client, mut socket) = open(Some(1 << 20)).await;
     let ping = [0x89, 0x80, 0, 0, 0, 0];
