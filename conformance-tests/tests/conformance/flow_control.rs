@@ -111,6 +111,27 @@ fn a_client_may_use_the_servers_whole_receive_maximum() {
     }
 }
 
+// Section 4.9: the quota begins anew with every connection.
+#[test]
+fn exchanges_of_an_earlier_connection_do_not_use_up_the_receive_maximum() {
+    let name = unique("again");
+    let (mut client, answer) = Client::open_with(mqtt(), &Connect::new(V5, &name).lasting());
+    let most = answer.properties.number(id::RECEIVE_MAXIMUM).unwrap_or(65_535).min(200) as u16;
+    let topic = unique("nobody");
+    for round in 0..2 {
+        for packet in round * most + 1..=(round + 1) * most {
+            client.send(&Publish::new(&topic, "x").qos(2, packet).bytes(V5));
+            client.ack(PUBREC, packet);
+        }
+        client.hang_up();
+        (client, _) = Client::open_with(mqtt(), &Connect::new(V5, &name).resume());
+    }
+    for packet in 1..=2 * most {
+        client.send(&build::ack(PUBREL, packet));
+        client.ack(PUBCOMP, packet);
+    }
+}
+
 // [MQTT-3.1.2-24], [MQTT-3.1.2-25].
 #[test]
 fn a_message_too_large_for_a_client_is_left_out() {
