@@ -58,6 +58,8 @@ pub(crate) enum ToShard {
     Report(LinkNo),
     /// The link is live: whoever is catching up pulls.
     LinkLive(LinkNo),
+    /// The lease is valid (again): what was queued without one may be handed out.
+    Leased,
     /// The link is lost.
     LinkLost,
     /// Stop listening and close every connection.

@@ -318,8 +318,16 @@ impl Hub {
         }
         self.link.flush_receipts();
         self.carry_out();
-        self.shared.set_lease(if self.link.is_live() { self.link.lease_until_ms() } else { 0 });
+        self.renew_lease();
         self.ports.flush();
+    }
+
+    fn renew_lease(&mut self) {
+        let had_lease = self.shared.has_lease(self.now_ms);
+        self.shared.set_lease(if self.link.is_live() { self.link.lease_until_ms() } else { 0 });
+        if !had_lease && self.shared.has_lease(self.now_ms) {
+            self.ports.push_all(|| ToShard::Leased);
+        }
     }
 
     /// Deliveries wait on their stream while there is no lease (the answer to a heartbeat may be on its way), while a

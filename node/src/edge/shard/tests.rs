@@ -1,9 +1,13 @@
 //! A shard driven by hand: no tasks, no hub, and a real socket for each terminal.
 
-use std::{io::Write as _, net::TcpStream, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
 
 use cluster_proto::{
-    Epoch, NodeId,
+    AppId, Epoch, Message, MessageProperties, NodeId, PushKind, Qos,
     link::{Bound, WillFate},
 };
 use tokio::time::sleep;
@@ -12,7 +16,7 @@ use super::{socket::Link, *};
 use crate::edge::{
     Limits,
     gate::Place,
-    messages::{BoundPart, ClosedPart},
+    messages::{BoundPart, ClosedPart, OwedPart, ShardDelivery},
 };
 
 /// A 3.1.1 CONNECT of `tv`, with a keep-alive of an hour and a will of QoS 0.
@@ -102,6 +106,52 @@ async fn however_often_a_connection_was_armed_a_look_at_it_arms_it_once() {
     sleep(Duration::from_millis(TICK_MS)).await;
     shard.tick();
     assert_eq!(shard.wheel.len(), before + 1);
+}
+
+#[tokio::test]
+async fn what_was_queued_without_a_lease_is_handed_out_when_there_is_one() {
+    let mut shard = shard(Limits::default());
+    let (mut client, slot, _) = join(&mut shard).await;
+    let link = LinkNo(1);
+    shard.shared.set_lease(u64::MAX);
+    shard.handle(ToShard::LinkLive(link));
+    shard.finish();
+    // No room: it is queued.
+    shard.connections[slot as usize].out.tail(&mut shard.pool).resize(OUT_ROOM, 0);
+    let message = Message {
+        app: AppId::DEFAULT,
+        kind: PushKind::Identity,
+        topic: "t".to_owned(),
+        qos: Qos::AtLeastOnce,
+        payload: "late".into(),
+        properties: MessageProperties::default(),
+        retain: false,
+        tells_expiry: false,
+        publisher: None,
+    };
+    let push = OwedPart {
+        push: PushId(1),
+        expires_at_ms: u64::MAX,
+        qos0: false,
+        dup: false,
+        message: Some(Outgoing::new(message)),
+    };
+    let page = ShardDelivery::Owed { no: NO, epoch: EPOCH, pushes: vec![push], live: true };
+    shard.handle(ToShard::Deliver(link, page));
+    assert!(shard.connections[slot as usize].session.has_waiting());
+    // The link is lost and found, and its lease comes behind it.
+    shard.handle(ToShard::LinkLost);
+    shard.shared.set_lease(0);
+    shard.connections[slot as usize].out.free(&mut shard.pool);
+    shard.handle(ToShard::LinkLive(LinkNo(2)));
+    shard.finish();
+    assert!(shard.connections[slot as usize].session.has_waiting());
+    shard.shared.set_lease(u64::MAX);
+    shard.handle(ToShard::Leased);
+    shard.finish();
+    let mut received = vec![0; 4 + 11];
+    client.read_exact(&mut received).expect("CONNACK and PUBLISH");
+    assert!(received.ends_with(b"late"));
 }
 
 #[tokio::test]

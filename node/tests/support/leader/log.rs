@@ -46,6 +46,8 @@ pub(crate) struct Log {
     pub(crate) cluster: Stats,
     pub(crate) stats: Stats,
     pub(crate) draining: bool,
+    /// Heartbeats are not answered: there is no lease.
+    pub(crate) hold_heartbeats: bool,
     pub(crate) hold_publishes: bool,
     pub(crate) hold_receipts: bool,
     /// Bind at once, without asking the older connection.

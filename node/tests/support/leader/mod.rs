@@ -65,6 +65,9 @@ enum FromEdge {
 }
 
 impl FakeLeader {
+    /// Granted with every heartbeat that is answered.
+    pub(crate) const LEASE_MS: u64 = 5_000;
+
     pub(crate) async fn start(certificates: &Certificates, keys: Vec<PublicKey>) -> Self {
         let endpoint =
             Endpoint::bind(SocketAddr::from(([127, 0, 0, 1], 0)), certificates, &[Alpn::Link]).expect("bind");
