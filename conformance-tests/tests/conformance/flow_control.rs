@@ -162,6 +162,23 @@ fn a_tiny_maximum_packet_size_is_kept_by_every_answer() {
     client.ends(&[0x81]);
 }
 
+// [MQTT-3.1.2-24]: what cannot be left out of an answer is not sent in part, and the server must not keep silent.
+#[test]
+fn an_answer_that_would_be_too_large_ends_the_connection_instead() {
+    let small = |size| Connect::new(V5, &unique("small")).with(property::four(id::MAXIMUM_PACKET_SIZE, size));
+    let names: Vec<String> = (0..60).map(|n| format!("a/{n}")).collect();
+    let filters: Vec<(&str, u8)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let (mut client, _) = Client::open_with(mqtt(), &small(60));
+    client.send(&build::subscribe(V5, 1, &filters, &[]));
+    client.is_thrown_out(&[0x95]);
+    let (mut client, _) = Client::open_with(mqtt(), &small(60));
+    client.send(&build::unsubscribe(V5, 1, &names.iter().map(String::as_str).collect::<Vec<_>>()));
+    client.is_thrown_out(&[0x95]);
+    let (mut client, answer) = Client::ask(mqtt(), &small(8));
+    assert_eq!(answer.reason, 0x95);
+    client.is_closed();
+}
+
 // Section 3.2.2.3.6; [MQTT-3.2.2-15].
 #[test]
 fn a_packet_beyond_the_announced_size_is_refused() {
