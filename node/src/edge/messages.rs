@@ -58,6 +58,8 @@ pub(crate) enum ToShard {
     Report(LinkNo),
     /// The link is live: whoever is catching up pulls.
     LinkLive(LinkNo),
+    /// The lease is valid (again): what was queued without one may be handed out.
+    Leased,
     /// The link is lost.
     LinkLost,
     /// Stop listening and close every connection.
@@ -232,6 +234,8 @@ pub(crate) struct ClosedPart {
     pub(crate) conn: ConnId,
     pub(crate) app: AppId,
     pub(crate) terminal: TerminalId,
+    /// The leader had it closed.
+    pub(crate) ended_by_leader: bool,
     pub(crate) session_expiry_s: u32,
     pub(crate) will: WillFate,
     /// The session goes on with these packet ids.

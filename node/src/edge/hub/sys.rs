@@ -49,7 +49,9 @@ impl Hub {
         let changed = sys.topics.sample(self.now_ms, own, cluster);
         for app in self.filters.sys_apps() {
             for message in messages(app, &changed, "$SYS/#") {
-                self.ports.push_all(|| ToShard::Transient(message.clone(), None));
+                for shard in (0u16..).take(self.ports.len()) {
+                    self.show(shard, ToShard::Transient(message.clone(), None));
+                }
             }
         }
     }

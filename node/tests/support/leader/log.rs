@@ -31,6 +31,9 @@ pub(crate) struct Log {
     /// Every binding is ended before its Bound is sent: the terminal went elsewhere.
     pub(crate) ends_at_once: bool,
     pub(crate) unbinds: Vec<Unbind>,
+    /// Unbinds are not answered but kept here.
+    pub(crate) hold_unbinds: bool,
+    pub(super) held_unbinds: Vec<u64>,
     pub(crate) unbound: Vec<(Epoch, Vec<Unacknowledged>)>,
     pub(crate) bound: BTreeMap<TerminalId, Epoch>,
     /// Retained messages by topic, and what was asked of them.
@@ -43,6 +46,8 @@ pub(crate) struct Log {
     pub(crate) cluster: Stats,
     pub(crate) stats: Stats,
     pub(crate) draining: bool,
+    /// Heartbeats are not answered: there is no lease.
+    pub(crate) hold_heartbeats: bool,
     pub(crate) hold_publishes: bool,
     pub(crate) hold_receipts: bool,
     /// Bind at once, without asking the older connection.
