@@ -2,8 +2,10 @@
 
 use std::future::Future;
 
-use cluster_proto::{AppId, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses};
-use raft_store::{Applied, CommandBody, command::SigningKey};
+use cluster_proto::{
+    AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses,
+};
+use raft_store::{Applied, CommandBody, Refusal, command::SigningKey};
 use tokio::sync::watch;
 
 /// Who leads, as this member knows.
@@ -59,6 +61,8 @@ pub struct TerminalView {
     pub id: TerminalId,
     /// Its tags, sorted.
     pub tags: Vec<(String, String)>,
+    /// Its alias.
+    pub alias: Option<String>,
     /// Milliseconds since the epoch.
     pub registered_at_ms: u64,
 }
@@ -139,6 +143,8 @@ pub trait Control: Clone + Send + Sync + 'static {
 
     /// The edge a terminal is connected to.
     fn presence(&self, app: AppId, id: &TerminalId) -> impl Future<Output = Option<NodeId>> + Send;
+    /// The numbered terminals that are connected, of all apps; `None` while the leader does not know all of them.
+    fn online(&self) -> impl Future<Output = Option<TerminalSet>> + Send;
     /// Ends its connection; says whether there was one.
     fn kick(&self, app: AppId, id: &TerminalId) -> impl Future<Output = bool> + Send;
     /// The edges linked now.
@@ -189,6 +195,15 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn counts(&self, push: PushId) -> Option<Counts>;
     /// Who of its audience is in this state.
     fn targets(&self, push: PushId, state: State) -> Option<TerminalSet>;
+    /// Whom an audience means now; `online` is given where that depends on it. Takes time with the audience: not for the
+    /// runtime's own threads.
+    fn resolve(
+        &self,
+        audience: &Audience,
+        app: AppId,
+        topic: &str,
+        online: Option<&TerminalSet>,
+    ) -> Result<TerminalSet, Refusal>;
     /// The key that signs tokens; none before the cluster is founded.
     fn signing_key(&self) -> Option<SigningKey>;
 }

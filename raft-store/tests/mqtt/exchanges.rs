@@ -370,7 +370,7 @@ fn what_a_connection_says_of_exchanges_after_it_lost_the_session_is_void() {
         exchange: Some(cluster_proto::link::Inbound { no: store.no(&new), connection: 1, packet_id: 7 }),
         ..crate::world::store::accept(
             crate::world::message(cluster_proto::PushKind::Topic, "a", None),
-            raft_store::command::Audience::Topic,
+            cluster_proto::Audience::Topic,
         )
     };
     assert_eq!(store.apply(CommandBody::AcceptPush(accept)), stale);

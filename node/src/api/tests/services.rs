@@ -29,7 +29,7 @@ fn to_all(key: &str) -> admin::PushRequest {
 }
 
 async fn register(node: &Node, ids: &[&str]) {
-    let new = |id: &&str| admin::NewTerminal { id: (*id).to_owned(), tags: Default::default() };
+    let new = |id: &&str| admin::NewTerminal { id: (*id).to_owned(), tags: Default::default(), alias: None };
     let request = admin::RegisterRequest { app: String::new(), terminals: ids.iter().map(new).collect() };
     let mut client = TerminalsClient::new(node.channel().await);
     client.register(admin(&node.fake, request)).await.expect("register");
