@@ -1,7 +1,7 @@
 //! What edges want committed: publishes, receipts and subscription changes, each numbered in its lane.
 
 use cluster_proto::{
-    AppId, Epoch, Incarnation, NodeId, Outcome, TerminalId,
+    AppId, Audience, Epoch, Incarnation, NodeId, Outcome, TerminalId,
     link::{
         Committed, Lane, Origin, Publish, PublishBody, PublishOutcome, Published, Receipts, RefuseReason,
         SessionReplyBody, SessionRequest, SessionRequestBody, Subscribe, Unsubscribe,

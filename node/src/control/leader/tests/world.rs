@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cluster_proto::{
-    MessageProperties, PushKind,
+    MessageProperties,
     link::{
         Bind, Bound, Hello, Owed, PushDelivery, Receipt, SessionReplyBody, SessionRequestBody,
         SharedDelivery, SharedInFlight, Subscribe, Subscription, Unacknowledged, Unbind, Unsubscribe,
