@@ -238,13 +238,12 @@ async fn a_terminal_s_alias_and_tags_are_replaced_only_where_they_are_given() {
     let node = Node::leading(Fake::founded());
     let mut client = TerminalsClient::new(node.channel().await);
     let get = || admin::GetTerminalRequest { app: String::new(), id: "tv-1".to_owned() };
-    let steps: [(&[(&str, &str)], Option<&str>, (usize, &str)); 4] = [
-        (&[("os", "tv"), ("vip", "yes")], Some("user-7"), (2, "user-7")),
+    for (tags, alias, expected) in [
+        (&[("os", "tv"), ("vip", "yes")][..], Some("user-7"), (2, "user-7")),
         (&[], None, (2, "user-7")),
         (&[("os", "phone")], None, (1, "user-7")),
         (&[], Some(""), (1, "")),
-    ];
-    for (tags, alias, expected) in steps {
+    ] {
         let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let new = admin::NewTerminal { id: "tv-1".to_owned(), tags, alias: alias.map(str::to_owned) };
         let request = admin::RegisterRequest { app: String::new(), terminals: vec![new] };
