@@ -448,7 +448,7 @@ mod tests {
     #[test]
     fn of_a_long_text_only_the_surroundings_of_the_error_are_shown() {
         let said = wrong(&format!("{}x", "all or ".repeat(200)));
-        assert!(said.contains(" at character 1401\n  …ll or "), "{said}");
+        assert!(said.contains(" at character 1401\n  … or all or "), "{said}");
         let caret = said.lines().last().expect("a line").chars().count();
         assert_eq!(said.lines().nth(1).expect("a line").chars().nth(caret - 1), Some('x'));
     }

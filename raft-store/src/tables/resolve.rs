@@ -125,9 +125,10 @@ pub(crate) fn audience(
     if *audience == Audience::Topic && about.kind == PushKind::Topic {
         return subscribers(source, about).map(Ok);
     }
-    let plan = match Plan::new(source, audience, about)? {
+    let plan = match Plan::new(source, audience, about) {
         Ok(plan) => plan,
-        Err(refusal) => return Ok(Err(refusal)),
+        Err(Stop::Refused(refusal)) => return Ok(Err(refusal)),
+        Err(Stop::Failed(error)) => return Err(error),
     };
     let mentioned = if audience.mentions_topic() { subscribers(source, about)? } else { Resolved::default() };
     let given = Given { app: about.app, subscribers: mentioned, online: online(about) };
@@ -173,6 +174,18 @@ fn online(about: &About<'_>) -> BTreeMap<u16, RoaringBitmap> {
     about.online.map(|online| by_block(&online.0).into_iter().collect()).unwrap_or_default()
 }
 
+/// Why there is no plan.
+enum Stop {
+    Refused(Refusal),
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// An expression in which names are looked up.
 enum Plan {
     /// A set.
@@ -191,49 +204,35 @@ enum Plan {
 }
 
 impl Plan {
-    fn new(
-        tables: &impl Read,
-        audience: &Audience,
-        about: &About<'_>,
-    ) -> Result<Result<Self, Refusal>, StoreError> {
+    fn new(tables: &impl Read, audience: &Audience, about: &About<'_>) -> Result<Self, Stop> {
         let app = about.app;
-        let all = |members: &[Audience]| {
-            members.iter().map(|member| Self::new(tables, member, about)).collect::<Result<Result<_, _>, _>>()
-        };
-        Ok(Ok(match audience {
-            Audience::Terminals(ids) => return Ok(named(tables, app, ids)?.map(Self::Set)),
+        let one = |member: &Audience| Self::new(tables, member, about);
+        Ok(match audience {
+            Audience::Terminals(ids) => Self::Set(named(tables, app, ids)?),
             Audience::Aliases(aliases) => Self::Set(aliased(tables, app, aliases)?),
             Audience::Tag { key, value } => Self::Rows(keys::tagged_blocks(app, key, value)),
             Audience::All => Self::Registered,
             Audience::Topic => Self::Subscribers,
             Audience::Online => Self::Online,
             Audience::Offline => Self::Not(Box::new(Self::Online)),
-            Audience::Delivered(push) => return Self::of_push(tables, app, *push, State::Delivered),
-            Audience::Pending(push) => return Self::of_push(tables, app, *push, State::Pending),
+            Audience::Delivered(push) => Self::of_push(tables, app, *push, State::Delivered)?,
+            Audience::Pending(push) => Self::of_push(tables, app, *push, State::Pending)?,
             Audience::Sample(sample) => Self::Sample(*sample),
-            Audience::And(members) => return Ok(all(members)?.map(Self::And)),
-            Audience::Or(members) => return Ok(all(members)?.map(Self::Or)),
-            Audience::Not(member) => {
-                return Ok(Self::new(tables, member, about)?.map(|member| Self::Not(Box::new(member))));
-            }
-        }))
+            Audience::And(members) => Self::And(members.iter().map(one).collect::<Result<_, _>>()?),
+            Audience::Or(members) => Self::Or(members.iter().map(one).collect::<Result<_, _>>()?),
+            Audience::Not(member) => Self::Not(Box::new(one(member)?)),
+        })
     }
 
-    fn of_push(
-        tables: &impl Read,
-        app: AppId,
-        push: PushId,
-        state: State,
-    ) -> Result<Result<Self, Refusal>, StoreError> {
-        let Some(sets) = PushSets::open(tables, push)?.filter(|sets| sets.row.app == app) else {
-            return Ok(Err(Refusal::UnknownPush));
-        };
-        Ok(Ok(match sets.row.audience {
+    fn of_push(tables: &impl Read, app: AppId, push: PushId, state: State) -> Result<Self, Stop> {
+        let sets = PushSets::open(tables, push)?.filter(|sets| sets.row.app == app);
+        let sets = sets.ok_or(Stop::Refused(Refusal::UnknownPush))?;
+        Ok(match sets.row.audience {
             AudienceRow::Small(_) => {
                 Self::Set(by_block(&sets.in_state(tables, state)?).into_iter().collect())
             }
             AudienceRow::Broad(_) => Self::Push(push, state),
-        }))
+        })
     }
 
     fn among_subscribers(&self, tables: &impl Read, given: &Given) -> Result<Resolved, StoreError> {
@@ -348,11 +347,7 @@ fn registered_of(sets: &BTreeMap<u16, RoaringBitmap>) -> Resolved {
     resolved
 }
 
-fn named(
-    tables: &impl Read,
-    app: AppId,
-    ids: &[TerminalId],
-) -> Result<Result<BTreeMap<u16, RoaringBitmap>, Refusal>, StoreError> {
+fn named(tables: &impl Read, app: AppId, ids: &[TerminalId]) -> Result<BTreeMap<u16, RoaringBitmap>, Stop> {
     let (mut sets, mut unknown) = (BTreeMap::<u16, RoaringBitmap>::new(), Vec::new());
     for id in ids {
         let no = read::<TerminalNo>(tables, &keys::terminal_id(app, id))?;
@@ -362,7 +357,7 @@ fn named(
             None => {}
         }
     }
-    Ok(if unknown.is_empty() { Ok(sets) } else { Err(Refusal::UnknownTerminals(unknown)) })
+    if unknown.is_empty() { Ok(sets) } else { Err(Stop::Refused(Refusal::UnknownTerminals(unknown))) }
 }
 
 fn aliased(
