@@ -82,6 +82,19 @@ impl PushId {
         Self((u64::from(group) << Self::COUNTER_BITS) | counter)
     }
 
+    /// No Raft group has it: the ids of retained messages, which are delivered beside the pushes.
+    const RETAINED_GROUP: u8 = u8::MAX;
+
+    /// The id under which a session holds a retained message. A message that replaces it has another one.
+    pub fn retained(counter: u64) -> Self {
+        Self::new(Self::RETAINED_GROUP, counter)
+    }
+
+    /// Whether this names a retained message, and no push.
+    pub fn is_retained(self) -> bool {
+        self.group() == Self::RETAINED_GROUP
+    }
+
     /// The Raft group that accepted this push.
     pub fn group(self) -> u8 {
         (self.0 >> Self::COUNTER_BITS) as u8

@@ -560,14 +560,14 @@ pub struct Bound {
 pub struct Outbound {
     /// Given at its first PUBLISH.
     pub packet_id: u16,
-    /// What is delivered.
+    /// What is delivered: a push or a retained message.
     pub push: PushId,
     /// Whom receipts name: the terminal, or a shared subscription group.
     pub target: TerminalNo,
     /// How far it is.
     pub stage: OutboundStage,
-    /// As in [`PushDelivery::expires_at_ms`]. What is `Begun` goes on all the same ([MQTT-4.3.3-7]).
-    pub expires_at_ms: u64,
+    /// As in [`PushDelivery::expires_at_ms`]; `None`: never. What is `Begun` goes on all the same ([MQTT-4.3.3-7]).
+    pub expires_at_ms: Option<u64>,
 }
 
 /// How far a delivery is.
@@ -584,6 +584,8 @@ pub enum OutboundStage {
 /// A retained message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetainedMessage {
+    /// See [`PushId::retained`].
+    pub id: PushId,
     /// As published.
     pub message: Message,
     /// As in [`PushDelivery::expires_at_ms`]; `None`: never.

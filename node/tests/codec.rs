@@ -10,7 +10,7 @@ use cluster_proto::{AppId, Message, MessageProperties, PushKind, Qos};
 use fabric_core::mqtt::{
     Action, Alias, Delivery, Malformed, Moment, Packet, ProtocolVersion, Reason, Session, SessionConfig,
     packet::{Ack, Auth, Codes, ConnAck, ConnAckProperties, Connect, Disconnect, Publish},
-    size::publish_len,
+    size::{codes_len, connack_len, publish_len},
 };
 use proptest::prelude::*;
 
@@ -347,6 +347,39 @@ fn disconnect_announces_the_length_it_has_and_is_for_version_5_only() {
     let mut buffer = BytesMut::new();
     encode(&packet, V311, &mut buffer);
     assert!(buffer.is_empty());
+}
+
+#[test]
+fn answers_are_as_long_as_the_session_counts_them() {
+    for filters in [1, 124, 125, 300] {
+        let codes = Codes { packet_id: 10, codes: vec![Reason::SUCCESS; filters] };
+        for packet in [Packet::SubAck(codes.clone()), Packet::UnsubAck(codes)] {
+            assert_eq!(encoded(&packet, V5).len(), codes_len(filters));
+        }
+    }
+    let text = |len| Some("x".repeat(len));
+    let everything = |len| ConnAckProperties {
+        session_expiry_s: Some(1),
+        receive_maximum: Some(2),
+        maximum_qos: Some(Qos::AtLeastOnce),
+        retain_available: Some(true),
+        packet_len_max: Some(3),
+        assigned_client_id: text(len),
+        topic_alias_maximum: Some(4),
+        reason_string: text(len),
+        wildcard_available: Some(true),
+        subscription_ids_available: Some(true),
+        shared_available: Some(true),
+        server_keep_alive_s: Some(5),
+        response_information: text(len),
+        server_reference: text(len),
+        authentication_method: text(len),
+    };
+    for properties in [ConnAckProperties::default(), everything(1), everything(200)] {
+        let len = connack_len(&properties);
+        let connack = ConnAck { properties, ..ConnAck::default() };
+        assert_eq!(encoded(&Packet::ConnAck(Box::new(connack)), V5).len(), len);
+    }
 }
 
 #[test]

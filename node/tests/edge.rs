@@ -30,6 +30,7 @@ use cluster_proto::{
     credential::{AUDIENCE_TERMINAL, TerminalClaims},
     link::{FilterUse, LeaderControl, NodeAddresses, Transient, UnbindReason},
 };
+use fabric_core::mqtt::SessionConfig;
 use raft_store::command::SigningKey;
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -527,4 +528,32 @@ async fn a_drained_edge_says_good_bye_and_leaves_nothing_uncommitted() {
         assert_eq!(log.receipts.len(), 1);
     });
     assert!(tokio::net::TcpStream::connect(fixture.mqtt).await.is_err());
+}
+
+/// A link can be live before its first heartbeat is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_lease_is_delivered_when_it_comes() {
+    let fixture = Fixture::new().await;
+    let mut client = fixture.join_live("tv").await;
+    client.ping().await;
+    let (window, no) = (usize::from(SessionConfig::default().inflight_max), fixture.leader.no("tv"));
+    // As many behind the window as keep it from asking for more.
+    for i in 0..window + 100 {
+        fixture.leader.push(&[no], &format!("{i}"), true);
+    }
+    let mut in_flight = Vec::new();
+    for _ in 0..window {
+        in_flight.push(client.next_publish().await.packet_id);
+    }
+    fixture.leader.with(|log| log.hold_heartbeats = true);
+    tokio::time::sleep(Duration::from_millis(FakeLeader::LEASE_MS + 100)).await;
+    // From here on every link is one without a lease.
+    let resumes = fixture.leader.with(|log| log.resumes.len());
+    fixture.leader.until("a resume", |log| log.resumes.len() > resumes).await;
+    for packet_id in in_flight {
+        client.ack(packet_id).await;
+    }
+    client.ping().await;
+    fixture.leader.with(|log| log.hold_heartbeats = false);
+    assert_eq!(client.take().await, format!("{window}"));
 }

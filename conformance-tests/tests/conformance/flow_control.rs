@@ -111,6 +111,27 @@ fn a_client_may_use_the_servers_whole_receive_maximum() {
     }
 }
 
+// Section 4.9: the quota begins anew with every connection.
+#[test]
+fn exchanges_of_an_earlier_connection_do_not_use_up_the_receive_maximum() {
+    let name = unique("again");
+    let (mut client, answer) = Client::open_with(mqtt(), &Connect::new(V5, &name).lasting());
+    let most = answer.properties.number(id::RECEIVE_MAXIMUM).unwrap_or(65_535).min(200) as u16;
+    let topic = unique("nobody");
+    for round in 0..2 {
+        for packet in round * most + 1..=(round + 1) * most {
+            client.send(&Publish::new(&topic, "x").qos(2, packet).bytes(V5));
+            client.ack(PUBREC, packet);
+        }
+        client.hang_up();
+        (client, _) = Client::open_with(mqtt(), &Connect::new(V5, &name).resume());
+    }
+    for packet in 1..=2 * most {
+        client.send(&build::ack(PUBREL, packet));
+        client.ack(PUBCOMP, packet);
+    }
+}
+
 // [MQTT-3.1.2-24], [MQTT-3.1.2-25].
 #[test]
 fn a_message_too_large_for_a_client_is_left_out() {
@@ -139,6 +160,23 @@ fn a_tiny_maximum_packet_size_is_kept_by_every_answer() {
     client.unsubscribe(&["never"]);
     client.send(&build::packet(0xC1, &[]));
     client.ends(&[0x81]);
+}
+
+// [MQTT-3.1.2-24]: what cannot be left out of an answer is not sent in part, and the server must not keep silent.
+#[test]
+fn an_answer_that_would_be_too_large_ends_the_connection_instead() {
+    let small = |size| Connect::new(V5, &unique("small")).with(property::four(id::MAXIMUM_PACKET_SIZE, size));
+    let names: Vec<String> = (0..60).map(|n| format!("a/{n}")).collect();
+    let filters: Vec<(&str, u8)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let (mut client, _) = Client::open_with(mqtt(), &small(60));
+    client.send(&build::subscribe(V5, 1, &filters, &[]));
+    client.is_thrown_out(&[0x95]);
+    let (mut client, _) = Client::open_with(mqtt(), &small(60));
+    client.send(&build::unsubscribe(V5, 1, &names.iter().map(String::as_str).collect::<Vec<_>>()));
+    client.is_thrown_out(&[0x95]);
+    let (mut client, answer) = Client::ask(mqtt(), &small(8));
+    assert_eq!(answer.reason, 0x95);
+    client.is_closed();
 }
 
 // Section 3.2.2.3.6; [MQTT-3.2.2-15].

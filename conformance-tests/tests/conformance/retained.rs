@@ -275,3 +275,27 @@ fn a_resumed_session_gets_no_retained_messages() {
         forget(&topic);
     }
 }
+
+// [MQTT-4.4.0-1]: in MQTT 3.1.1 and 5.
+#[test]
+fn a_retained_message_that_was_not_acknowledged_comes_again_with_its_identifier() {
+    for (version, qos) in BOTH.into_iter().flat_map(|version| [(version, 1), (version, 2)]) {
+        let topic = unique("kept-unacknowledged");
+        open(version).retain(&topic, "kept", qos);
+        let mut subscriber = lasting(version);
+        let id = subscriber.id.clone();
+        subscriber.subscribe(&topic, qos);
+        let first = subscriber.message();
+        subscriber.hang_up();
+        let mut subscriber = resume(version, &id);
+        let again = subscriber.message();
+        assert_eq!((again.id, again.dup, again.retain), (first.id, true, true));
+        assert_eq!(again.text(), "kept");
+        subscriber.acknowledge(&again);
+        subscriber.ping();
+        subscriber.hang_up();
+        let mut subscriber = resume(version, &id);
+        open(version).publish(&topic, "fence", qos);
+        assert_eq!(subscriber.texts_until("fence"), [""; 0], "acknowledged once");
+    }
+}

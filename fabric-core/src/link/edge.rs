@@ -32,8 +32,8 @@ const BACKOFF_MS: (u64, u64) = (50, 1_000);
 const REDIRECTS_MAX: u32 = 3;
 /// Heartbeats without an answer before the leader counts as lost.
 const HEARTBEATS_MISSED_MAX: u64 = 3;
-/// Items per Resume frame: far below the largest frame for names of full length.
-const RESUME_ITEMS_MAX: usize = 1_000;
+/// Items per frame of Resume and of filters: far below the largest frame for names of full length.
+const FRAME_ITEMS_MAX: usize = 1_000;
 /// Bytes of bitmaps per Resume frame.
 const RESUME_SETS_LEN_MAX: usize = 1024 * 1024;
 
@@ -383,12 +383,10 @@ impl EdgeLink {
         if self.state != EdgeState::Resuming {
             return;
         }
-        for frame in chunks(bindings, RESUME_ITEMS_MAX) {
+        for frame in chunks(bindings, FRAME_ITEMS_MAX) {
             self.control(EdgeControl::Bindings(frame));
         }
-        for added in chunks(filters.added, RESUME_ITEMS_MAX) {
-            self.control(EdgeControl::Filters(FilterDelta { added, removed: Vec::new() }));
-        }
+        self.tell_filters(filters);
         let mut all = in_flight;
         for (push, set) in self.outbox.uncommitted() {
             all.entry(push).or_default().0 |= &set.0;
@@ -396,7 +394,7 @@ impl EdgeLink {
         for frame in chunks_of_sets(all) {
             self.control(EdgeControl::InFlight(frame));
         }
-        for frame in chunks(shared, RESUME_ITEMS_MAX) {
+        for frame in chunks(shared, FRAME_ITEMS_MAX) {
             self.control(EdgeControl::SharedInFlight(frame));
         }
         self.control(EdgeControl::ResumeDone);
@@ -405,7 +403,7 @@ impl EdgeLink {
     /// Filters gained or lost subscribers. Before Live they are part of Resume.
     pub fn filters_changed(&mut self, delta: FilterDelta) {
         if self.is_live() {
-            self.control(EdgeControl::Filters(delta));
+            self.tell_filters(delta);
         }
     }
 
@@ -465,16 +463,16 @@ impl EdgeLink {
         let request = self.requests.push(body)?;
         let number = request.request;
         if self.is_live() {
+            self.requests.sent();
             self.outputs.push_back(EdgeOutput::Session(request));
         }
         Some(number)
     }
 
-    /// The connection behind a Bind is gone, or will not wait any longer. If the Bind was sent, its answer may still
-    /// come, as any other; it is not sent again.
-    pub fn cancel_bind(&mut self, request: u64) {
-        let sent = self.is_live();
-        self.requests.cancel_bind(request, sent);
+    /// The connection behind a Bind is gone, or will not wait any longer; says whether its answer may still come: on this
+    /// link, and a binding has to be given back then. Without an answer the next link is told that the connection ended.
+    pub fn give_up_bind(&mut self, request: u64) -> bool {
+        self.requests.give_up_bind(request, self.state == EdgeState::Live)
     }
 
     /// The edge will leave: tells the leader now and after every Welcome.
@@ -609,6 +607,7 @@ impl EdgeLink {
         }
         self.send_receipts();
         self.send_publishes();
+        self.requests.sent();
         self.outputs.extend(self.requests.unanswered().map(EdgeOutput::Session));
         self.outputs.push_back(EdgeOutput::Live);
         self.heartbeat(now_ms);
@@ -648,6 +647,15 @@ impl EdgeLink {
         }
         self.outputs.push_back(EdgeOutput::Lost);
         self.search(now_ms);
+    }
+
+    fn tell_filters(&mut self, FilterDelta { added, removed }: FilterDelta) {
+        for removed in chunks(removed, FRAME_ITEMS_MAX) {
+            self.control(EdgeControl::Filters(FilterDelta { added: Vec::new(), removed }));
+        }
+        for added in chunks(added, FRAME_ITEMS_MAX) {
+            self.control(EdgeControl::Filters(FilterDelta { added, removed: Vec::new() }));
+        }
     }
 
     fn control(&mut self, frame: EdgeControl) {

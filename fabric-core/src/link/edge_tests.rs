@@ -222,6 +222,24 @@ fn resume_tells_bindings_filters_and_in_flight_before_it_is_done() {
 }
 
 #[test]
+fn filters_that_change_all_at_once_are_told_in_frames_that_fit() {
+    let mut link = live_link();
+    let named = |i: u32| (AppId::DEFAULT, format!("{i:01024}"), cluster_proto::link::FilterUse::Any);
+    let delta =
+        FilterDelta { added: (0..10_000).map(named).collect(), removed: (0..9_000).map(named).collect() };
+    link.filters_changed(delta.clone());
+    let mut told = FilterDelta::default();
+    for output in drain(&mut link) {
+        let EdgeOutput::Control(EdgeControl::Filters(part)) = output else { panic!("{output:?}") };
+        let frame = EdgeControl::Filters(part.clone());
+        cluster_proto::codec::encode(&frame, &mut bytes::BytesMut::new()).expect("a frame that fits");
+        told.added.extend(part.added);
+        told.removed.extend(part.removed);
+    }
+    assert_eq!(told, delta);
+}
+
+#[test]
 fn nothing_numbered_is_sent_before_resumed() {
     let mut link = EdgeLink::new(options(), 0);
     link.publish(|seq| publish(seq, 1));
@@ -358,21 +376,54 @@ fn draining_is_told_again_to_a_new_leader() {
 }
 
 #[test]
-fn a_bind_given_up_is_not_sent_again() {
-    let mut link = live_link();
+fn a_bind_given_up_before_it_was_sent_is_forgotten() {
+    let mut link = EdgeLink::new(options(), 0);
     let request = link.request(bind()).expect("room");
-    link.handle_disconnected(10);
-    link.cancel_bind(request);
-    drain(&mut link);
-    go_live(&mut link, 3_000, Vec::new());
-    assert!(!drain(&mut link).iter().any(|o| matches!(o, EdgeOutput::Session(_))));
+    assert!(!link.give_up_bind(request));
+    go_live(&mut link, 0, Vec::new());
+    assert!(link.is_idle() && !drain(&mut link).iter().any(|o| matches!(o, EdgeOutput::Session(_))));
+}
+
+/// The session may be with its connection: whoever has it on the next link is told that it ended.
+#[test]
+fn of_a_bind_that_was_sent_and_given_up_the_end_is_told_on_the_next_link() {
+    for lost_first in [true, false] {
+        let mut link = live_link();
+        let request = link.request(bind()).expect("room");
+        if lost_first {
+            link.handle_disconnected(10);
+        }
+        assert_eq!(link.give_up_bind(request), !lost_first);
+        if !lost_first {
+            link.handle_disconnected(10);
+        }
+        for now_ms in [3_000, 6_000] {
+            drain(&mut link);
+            go_live(&mut link, now_ms, Vec::new());
+            let outputs = drain(&mut link);
+            let sent: Vec<_> = outputs.iter().filter(|o| matches!(o, EdgeOutput::Session(_))).collect();
+            let [
+                EdgeOutput::Session(SessionRequest { request: same, body: SessionRequestBody::Unbind(end) }),
+            ] = sent[..]
+            else {
+                panic!("{sent:?}");
+            };
+            assert_eq!((*same, end.connection, end.epoch), (request, 1, Epoch::default()));
+            assert_eq!(end.will, cluster_proto::link::WillFate::Discard);
+            link.handle_disconnected(now_ms + 10);
+        }
+        drain(&mut link);
+        go_live(&mut link, 9_000, Vec::new());
+        link.handle_session_reply(SessionReply { request, body: SessionReplyBody::Unbound });
+        assert!(link.is_idle());
+    }
 }
 
 #[test]
 fn the_answer_to_a_bind_given_up_is_still_heard_on_the_same_link() {
     let mut link = live_link();
     let request = link.request(bind()).expect("room");
-    link.cancel_bind(request);
+    link.give_up_bind(request);
     drain(&mut link);
     let body = SessionReplyBody::Refused(RefuseReason::Stale);
     link.handle_session_reply(SessionReply { request, body });

@@ -46,6 +46,11 @@ impl Handed {
         self.pushes.get(&push).cloned().unwrap_or_default()
     }
 
+    /// Whether `no` may hold `push`.
+    pub fn holds(&self, push: PushId, no: TerminalNo) -> bool {
+        self.pushes.get(&push).is_some_and(|handed| handed.contains(no))
+    }
+
     /// Up to `limit` pushes after `push`, in order.
     pub fn after(&self, push: PushId, limit: usize) -> Vec<PushId> {
         self.pushes

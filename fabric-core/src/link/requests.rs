@@ -2,16 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster_proto::link::{SessionRequest, SessionRequestBody, Subscribe, Unsubscribe};
+use cluster_proto::{
+    Epoch,
+    link::{Bind, SessionRequest, SessionRequestBody, Subscribe, Unbind, Unsubscribe, WillFate},
+};
 
 /// Requests kept until answered and sent again, in the order first asked, on a new link. Subscribe and Unsubscribe
 /// are numbered in lane Session besides. Pulls and Retained are not kept: on a new link sessions ask again.
 #[derive(Clone, Debug)]
 pub struct Requests {
     kept: BTreeMap<u64, SessionRequestBody>,
-    /// Sent on this link and not to be sent again, but their answers are to be heard: Retained; and Binds given up, so
-    /// that a binding nobody wants can be ended.
+    /// Retained, sent on this link: their answers are to be heard.
     heard: BTreeSet<u64>,
+    /// Binds sent on this link and then given up: whoever hears the answer ends the binding.
+    given_up: BTreeSet<u64>,
+    /// Requests up to here were sent, on this link or an earlier one.
+    sent_upto: u64,
     next_request: u64,
     next_seq: u64,
     kept_max: usize,
@@ -20,7 +26,15 @@ pub struct Requests {
 impl Requests {
     /// Keeps at most `kept_max` binds and subscription changes; then it refuses more.
     pub fn new(kept_max: usize) -> Self {
-        Self { kept: BTreeMap::new(), heard: BTreeSet::new(), next_request: 1, next_seq: 1, kept_max }
+        Self {
+            kept: BTreeMap::new(),
+            heard: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            sent_upto: 0,
+            next_request: 1,
+            next_seq: 1,
+            kept_max,
+        }
     }
 
     /// Takes a request and numbers it; `None` when full. An Unbind is always taken: there is at most one for each
@@ -47,22 +61,44 @@ impl Requests {
 
     /// Answered, or given up: whether it was waiting.
     pub fn answer(&mut self, request: u64) -> bool {
+        self.given_up.remove(&request);
         self.kept.remove(&request).is_some() || self.heard.remove(&request)
     }
 
-    /// Gives up a Bind whose connection is gone. Numbered requests cannot be given up: that would leave a gap.
-    pub fn cancel_bind(&mut self, request: u64, sent: bool) {
-        if let Some(SessionRequestBody::Bind(_)) = self.kept.get(&request) {
+    /// All that is kept is being sent.
+    pub fn sent(&mut self) {
+        self.sent_upto = self.next_request - 1;
+    }
+
+    /// Gives up a Bind whose connection is gone; says whether its answer may come on this link, if there is one. Numbered
+    /// requests cannot be given up: that would leave a gap.
+    pub fn give_up_bind(&mut self, request: u64, is_live: bool) -> bool {
+        if request > self.sent_upto {
             self.kept.remove(&request);
-            if sent {
-                self.heard.insert(request);
-            }
+        } else if is_live {
+            return self.kept.contains_key(&request) && self.given_up.insert(request);
+        } else {
+            self.end_instead(request);
         }
+        false
     }
 
     /// A new link: only what is kept is answered on it.
     pub fn rewind(&mut self) {
         self.heard.clear();
+        for request in std::mem::take(&mut self.given_up) {
+            self.end_instead(request);
+        }
+    }
+
+    /// A Bind that was sent and given up is not sent again: it would take the terminal from a connection it may have
+    /// elsewhere by now. But the session may be with its connection: so its end is told, which is void in every other case.
+    fn end_instead(&mut self, request: u64) {
+        if let Some(body) = self.kept.get_mut(&request)
+            && let SessionRequestBody::Bind(bind) = body
+        {
+            *body = SessionRequestBody::Unbind(end_of(bind));
+        }
     }
 
     /// Lane Session is applied up to `seq`: the requests this answers, in order.
@@ -92,6 +128,20 @@ impl Requests {
     }
 }
 
+/// The end of a connection whose binding was never heard of: it has no epoch, and no will that was accepted
+/// ([MQTT-3.1.2-7]).
+fn end_of(bind: &Bind) -> Unbind {
+    Unbind {
+        app: bind.app,
+        terminal: bind.terminal.clone(),
+        epoch: Epoch::default(),
+        connection: bind.connection,
+        session_expiry_s: bind.session_expiry_s,
+        will: WillFate::Discard,
+        unacknowledged: Vec::new(),
+    }
+}
+
 /// Whether it is sent again on a new link.
 pub(super) fn is_kept(body: &SessionRequestBody) -> bool {
     !matches!(body, SessionRequestBody::Pull { .. } | SessionRequestBody::Retained(_))
@@ -115,10 +165,7 @@ fn seq_mut(body: &mut SessionRequestBody) -> Option<&mut u64> {
 
 #[cfg(test)]
 mod tests {
-    use cluster_proto::{
-        AppId, Epoch, TerminalId, TerminalNo,
-        link::{RetainedAsk, Unbind},
-    };
+    use cluster_proto::{AppId, TerminalId, TerminalNo, link::RetainedAsk};
 
     use super::*;
 
@@ -141,7 +188,7 @@ mod tests {
             connection: 1,
             session_expiry_s: 0,
             unacknowledged: Vec::new(),
-            will: cluster_proto::link::WillFate::Publish,
+            will: WillFate::Publish,
         })
     }
 

@@ -217,6 +217,17 @@ pub struct Relay {
     pub expires_at_ms: Option<u64>,
 }
 
+/// A retained message for a new subscription.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept<M> {
+    /// See [`PushId::retained`].
+    pub id: PushId,
+    /// What is kept.
+    pub message: M,
+    /// In the caller's milliseconds; `None`: never.
+    pub expires_at_ms: Option<u64>,
+}
+
 /// A push for a live terminal, or one of those it is owed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queued<M> {

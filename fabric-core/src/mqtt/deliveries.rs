@@ -34,9 +34,6 @@ pub(super) enum Feed {
     Live,
 }
 
-/// What stands for the push of a retained message, which is none: no push has this id.
-pub(super) const RETAINED: PushId = PushId(0);
-
 /// Something to be written, in its place in the order.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting<M> {
@@ -151,7 +148,7 @@ impl<M> Deliveries<M> {
 
     /// The connection goes on with a delivery of the one before it.
     pub(super) fn resume(&mut self, waiting: Waiting<M>) {
-        if waiting.group().is_none() {
+        if waiting.group().is_none() && !waiting.queued.push.is_retained() {
             self.resumed.push(waiting.queued.push);
         }
         self.enqueue(waiting);

@@ -32,7 +32,7 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct InFlight {
     pub(super) packet_id: u16,
-    /// [`super::deliveries::RETAINED`]: no push.
+    /// Or a retained message.
     pub(super) push: PushId,
     /// The shared subscription group it is for.
     pub(super) group: Option<TerminalNo>,

@@ -15,6 +15,10 @@ pub(super) struct Inbound {
     entries: VecDeque<Entry>,
     /// Most terminals never publish with QoS 2.
     exchanges: Option<Box<Exchanges>>,
+    /// What the terminal has used of our Receive Maximum, counted as section 4.9 has it count: from 0 on every
+    /// connection, and an exchange that is over gives one back even if an earlier connection began it. So at most what
+    /// was resumed and a Receive Maximum are open.
+    used: u16,
 }
 
 /// QoS 2 behind PUBREC.
@@ -63,9 +67,9 @@ impl Inbound {
         }
     }
 
-    /// Exchanges that are not over: what Receive Maximum counts ([MQTT-3.3.4-7]).
-    pub(super) fn open(&self) -> usize {
-        self.entries.len() + self.exchanges.as_ref().map_or(0, |exchanges| exchanges.taken.len())
+    /// What Receive Maximum is held against ([MQTT-3.3.4-7]).
+    pub(super) fn used(&self) -> u16 {
+        self.used
     }
 
     /// Packets that wait for their commit.
@@ -92,6 +96,7 @@ impl Inbound {
     /// `answer` is known at once for what never goes to the leader; it still waits for its turn.
     pub(super) fn push(&mut self, packet_id: u16, qos: Qos, request: RequestNo, answer: Option<Reason>) {
         self.entries.push_back(Entry { packet_id, qos, request, answer });
+        self.used = self.used.saturating_add(1);
     }
 
     pub(super) fn answer(&mut self, request: RequestNo, answer: Reason) {
@@ -109,6 +114,8 @@ impl Inbound {
         }
         if qos == Qos::ExactlyOnce && !reason.is_error() {
             self.exchanges.get_or_insert_default().taken.insert(packet_id);
+        } else {
+            self.used = self.used.saturating_sub(1);
         }
         Some(Answer { packet_id, qos, reason })
     }
@@ -134,6 +141,7 @@ impl Inbound {
     pub(super) fn complete(&mut self, packet_id: u16) -> bool {
         let Some(exchanges) = &mut self.exchanges else { return false };
         let taken = exchanges.taken.remove(&packet_id);
+        self.used = self.used.saturating_sub(u16::from(taken));
         if exchanges.taken.is_empty() && exchanges.releasing.is_empty() {
             self.exchanges = None;
         }
@@ -160,7 +168,7 @@ mod tests {
         inbound.answer(RequestNo(1), Reason::SUCCESS);
         assert_eq!(answered(&mut inbound), Some((5, Reason::SUCCESS)));
         assert_eq!(answered(&mut inbound), Some((3, Reason::NOT_AUTHORIZED)));
-        assert_eq!(inbound.open(), 0, "refused: the packet id is free");
+        assert_eq!(inbound.used(), 0, "refused: the packet id is free");
     }
 
     #[test]
@@ -171,8 +179,8 @@ mod tests {
         assert_eq!(inbound.seen(5, Qos::AtLeastOnce), Seen::InUse);
         inbound.answer(RequestNo(1), Reason::SUCCESS);
         inbound.pop_answered();
-        assert_eq!((inbound.seen(5, ONCE), inbound.open()), (Seen::Taken, 1));
+        assert_eq!((inbound.seen(5, ONCE), inbound.used()), (Seen::Taken, 1));
         assert!(inbound.complete(5) && !inbound.complete(5));
-        assert_eq!(inbound.seen(5, ONCE), Seen::Never);
+        assert_eq!((inbound.seen(5, ONCE), inbound.used()), (Seen::Never, 0));
     }
 }

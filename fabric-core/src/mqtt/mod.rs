@@ -19,7 +19,7 @@ mod session;
 pub mod size;
 
 pub use action::{
-    Action, Alias, Close, Credentials, Delivery, Grant, Incoming, MessageHandle, Moment, Queued, Relay,
+    Action, Alias, Close, Credentials, Delivery, Grant, Incoming, Kept, MessageHandle, Moment, Queued, Relay,
     RequestNo, Shared,
 };
 pub use packet::{Malformed, Packet, ProtocolVersion};

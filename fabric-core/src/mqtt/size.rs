@@ -1,9 +1,12 @@
-//! How many bytes a PUBLISH takes on the wire: what Maximum Packet Size and the room of a connection are held against.
+//! How many bytes packets take on the wire: what Maximum Packet Size and the room of a connection are held against.
 
 use bytes::Bytes;
 use cluster_proto::{Message, Qos};
 
-use super::{action::Alias, packet::ProtocolVersion};
+use super::{
+    action::Alias,
+    packet::{ConnAckProperties, ProtocolVersion},
+};
 
 /// Bytes of the property Topic Alias.
 pub const ALIAS_LEN: usize = 3;
@@ -41,6 +44,37 @@ pub fn properties_len(message: &Message, has_expiry: bool, subscription_ids: &[u
         + p.correlation_data.as_ref().map_or(0, |data: &Bytes| 3 + data.len())
         + p.user_properties.iter().map(|(key, value)| 5 + key.len() + value.len()).sum::<usize>()
         + subscription_ids.iter().map(|id| 1 + varint_len(*id as usize)).sum::<usize>()
+}
+
+/// Bytes of an MQTT 5 SUBACK or UNSUBACK for so many filters.
+pub fn codes_len(filters: usize) -> usize {
+    let remaining = 3 + filters;
+    1 + varint_len(remaining) + remaining
+}
+
+/// Bytes of an MQTT 5 CONNACK.
+pub fn connack_len(p: &ConnAckProperties) -> usize {
+    let flag = |flag: Option<bool>| usize::from(flag.is_some()) * 2;
+    let two = |number: Option<u16>| usize::from(number.is_some()) * 3;
+    let four = |number: Option<u32>| usize::from(number.is_some()) * 5;
+    let text = |s: &Option<String>| s.as_ref().map_or(0, |s| 3 + s.len());
+    let properties = four(p.session_expiry_s)
+        + two(p.receive_maximum)
+        + usize::from(p.maximum_qos.is_some_and(|qos| qos < Qos::ExactlyOnce)) * 2
+        + flag(p.retain_available)
+        + four(p.packet_len_max)
+        + text(&p.assigned_client_id)
+        + two(p.topic_alias_maximum)
+        + text(&p.reason_string)
+        + flag(p.wildcard_available)
+        + flag(p.subscription_ids_available)
+        + flag(p.shared_available)
+        + two(p.server_keep_alive_s)
+        + text(&p.response_information)
+        + text(&p.server_reference)
+        + text(&p.authentication_method);
+    let remaining = 2 + varint_len(properties) + properties;
+    1 + varint_len(remaining) + remaining
 }
 
 /// Bytes of a variable byte integer.

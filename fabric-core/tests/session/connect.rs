@@ -206,3 +206,32 @@ fn connect_and_binding_have_to_come_in_time() {
         "too late"
     );
 }
+
+/// [MQTT-3.1.2-24]: what a terminal can do without is left out first.
+#[test]
+fn connack_is_never_larger_than_the_terminal_takes() {
+    let opened = |packet_len_max: u32| {
+        let config = SessionConfig { keep_alive_s_max: 30, ..SessionConfig::default() };
+        assert!(config.topic_alias_maximum > 0);
+        let mut terminal = Terminal::new(config);
+        let client_id = String::new();
+        let asked = connect_with(|properties| properties.packet_len_max = Some(packet_len_max));
+        terminal.connect(Connect { client_id, ..asked });
+        terminal.authenticate();
+        terminal.bind(bound())
+    };
+    // Receive Maximum, Maximum Packet Size, the client id and the keep-alive; then the aliases.
+    let least = 5 + 3 + 5 + (3 + 4) + 3;
+    for (packet_len_max, aliases) in [(least + 3, true), (least + 2, false), (least, false)] {
+        let out = opened(packet_len_max);
+        let connack = connack(&out);
+        assert_eq!((connack.reason, connack.properties.server_keep_alive_s), (Reason::SUCCESS, Some(30)));
+        assert_eq!(connack.properties.assigned_client_id.as_deref(), Some("tv-1"));
+        assert_eq!(connack.properties.topic_alias_maximum.is_some(), aliases, "{packet_len_max}");
+    }
+    let out = opened(least - 1);
+    assert_eq!(connack(&out).reason, Reason::PACKET_TOO_LARGE);
+    assert_eq!(closed(&out).cause, CloseCause::Refused(Reason::PACKET_TOO_LARGE));
+    let out = opened(4);
+    assert_eq!((sent(&out).len(), closed(&out).will), (0, WillFate::Discard));
+}

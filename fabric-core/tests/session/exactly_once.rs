@@ -59,7 +59,7 @@ impl Log {
             Wanted::Step(packet_id, Step::Begin { push, target }, _) => {
                 assert!(self.outbound.iter().all(|row| row.packet_id != packet_id), "packet id in use");
                 let stage = OutboundStage::Begun;
-                self.outbound.push(Outbound { packet_id, push, target, stage, expires_at_ms: 0 });
+                self.outbound.push(Outbound { packet_id, push, target, stage, expires_at_ms: None });
             }
             Wanted::Step(packet_id, Step::Receive, _) => {
                 let row = self.outbound.iter_mut().find(|row| row.packet_id == packet_id);
@@ -230,7 +230,7 @@ impl World {
             for Unacknowledged { packet_id, push, target } in close.unacknowledged {
                 if !self.log.settled.contains(&push) {
                     let stage = OutboundStage::Sent;
-                    self.log.outbound.push(Outbound { packet_id, push, target, stage, expires_at_ms: 0 });
+                    self.log.outbound.push(Outbound { packet_id, push, target, stage, expires_at_ms: None });
                 }
             }
         }

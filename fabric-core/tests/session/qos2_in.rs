@@ -137,3 +137,21 @@ fn a_release_that_cannot_be_committed_lets_the_terminal_come_again() {
     let out = terminal.answer(|session, at, out| session.handle_published(at, request, refused, out));
     assert_eq!(closed(&out).cause, CloseCause::ServerUnavailable);
 }
+
+/// Section 4.9: the quota begins anew with every connection, and what an earlier one began gives one back when it is
+/// over, which a terminal may count on as far as it goes.
+#[test]
+fn receive_maximum_is_that_of_the_connection_and_not_used_up_by_exchanges_of_an_earlier_one() {
+    let max = SessionConfig::default().receive_maximum;
+    let inbound = (1..=max).collect();
+    let mut terminal = Terminal::live_with(connect(V5), Bound { session_present: true, inbound, ..bound() });
+    for packet_id in max + 1..=2 * max {
+        taken(&mut terminal, packet_id);
+    }
+    // PUBREL of the earlier connection's, sent again.
+    let out = terminal.pubrel(1);
+    assert_eq!(terminal.accepted(&out), [pubcomp(1, Reason::SUCCESS)]);
+    taken(&mut terminal, 1);
+    let out = terminal.publish(publish(QOS1, 2 * max + 1, "a"));
+    assert_eq!(disconnected(&out).0, Some(Reason::RECEIVE_MAXIMUM_EXCEEDED));
+}

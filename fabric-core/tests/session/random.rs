@@ -10,6 +10,9 @@ use proptest::prelude::*;
 
 use super::support::*;
 
+/// Most pushes of a conversation, about.
+const PUSHES_MAX: u64 = 2_000;
+
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
     Packet(Packet),
@@ -234,6 +237,10 @@ impl World {
             Input::Answer(n, ok) => self.answer(n, ok),
             Input::Push { qos, missing, ttl_ms, more } => {
                 let mut out = Vec::new();
+                // What is owed is looked through again and again.
+                if self.last_push > PUSHES_MAX {
+                    return;
+                }
                 for _ in 0..=more {
                     let mut queued = self.next(qos, ttl_ms);
                     if missing {
@@ -354,10 +361,10 @@ impl World {
             }
             Action::Step { request, .. } => session.handle_recorded(at, request.unwrap(), out),
             Action::Retained { request, after, .. } => {
-                let kept = Arc::new(Message { retain: true, ..(*message(QOS2)).clone() });
+                let message = Arc::new(Message { retain: true, ..(*message(QOS2)).clone() });
+                let kept = Kept { id: PushId::retained(1), message, expires_at_ms: None };
                 let more = after.is_none().then(|| "news/today".to_owned());
-                let page =
-                    if ok { Ok((vec![(kept, None); n], more)) } else { Err(RefuseReason::Unavailable) };
+                let page = if ok { Ok((vec![kept; n], more)) } else { Err(RefuseReason::Unavailable) };
                 session.handle_retained(at, request, page, out);
             }
             Action::Subscribe { request, .. } | Action::Unsubscribe { request, .. } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::support::*;
 
 fn outbound(packet_id: u16, push: u64, stage: OutboundStage) -> Outbound {
-    Outbound { packet_id, push: PushId(push), target: NO, stage, expires_at_ms: 0 }
+    Outbound { packet_id, push: PushId(push), target: NO, stage, expires_at_ms: None }
 }
 
 /// A terminal with these deliveries under way, and what it is sent at once.

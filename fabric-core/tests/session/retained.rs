@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use super::support::*;
 
-type Page = Result<(Vec<(Arc<Message>, Option<u64>)>, Option<String>), RefuseReason>;
+type Page = Result<(Vec<Kept<Arc<Message>>>, Option<String>), RefuseReason>;
 
-fn kept(topic: &str, qos: Qos) -> (Arc<Message>, Option<u64>) {
-    (Arc::new(Message { retain: true, ..(*message_on(topic, qos)).clone() }), None)
+const ID: u64 = 5;
+
+fn kept(topic: &str, qos: Qos) -> Kept<Arc<Message>> {
+    let message = Arc::new(Message { retain: true, ..(*message_on(topic, qos)).clone() });
+    Kept { id: PushId::retained(ID), message, expires_at_ms: None }
 }
 
 fn page(terminal: &mut Terminal, request: RequestNo, page: Page) -> Vec<Out> {
@@ -113,7 +116,7 @@ fn what_expired_meanwhile_is_not_sent_and_the_rest_says_what_is_left() {
     let mut terminal = Terminal::passing(V5);
     let out = terminal.subscribed(plain("#", QOS0));
     terminal.now = 10_000;
-    let expiring = |at_ms| (kept("a", QOS0).0, Some(at_ms));
+    let expiring = |at_ms| Kept { expires_at_ms: Some(at_ms), ..kept("a", QOS0) };
     let out = page(&mut terminal, asked(&out), Ok((vec![expiring(10_000), expiring(12_000)], None)));
     assert_eq!(deliveries(&out).iter().map(|delivery| delivery.expiry_s).collect::<Vec<_>>(), [Some(2)]);
 }
@@ -125,19 +128,23 @@ fn no_local_leaves_out_what_the_terminal_kept_itself() {
     let options = SubscriptionOptions { no_local: true, ..SubscriptionOptions::default() };
     let out = terminal.subscribed(vec![subscription("#", QOS0, options)]);
     let own = Arc::new(Message { publisher: terminal.session.no(), ..(*message(QOS0)).clone() });
-    let out = page(&mut terminal, asked(&out), Ok((vec![(own, None), kept("a", QOS0)], None)));
+    let out = page(
+        &mut terminal,
+        asked(&out),
+        Ok((vec![Kept { message: own, ..kept("a", QOS0) }, kept("a", QOS0)], None)),
+    );
     assert_eq!(deliveries(&out).len(), 1);
 }
 
 /// Where the session outlives its connection the packet id is recorded, though there is no push: a terminal must not
 /// take another message for a repetition of this one.
 #[test]
-fn qos_2_is_recorded_by_its_packet_id_alone() {
+fn qos_2_is_recorded_by_the_id_of_what_is_kept() {
     let mut terminal = Terminal::live(V5);
     let out = terminal.subscribed(plain("#", QOS2));
     let no = terminal.session.no().unwrap();
     let out = page(&mut terminal, asked(&out), Ok((vec![kept("a", QOS2)], None)));
-    assert_eq!(steps(&out)[0].1, Step::Begin { push: PushId(0), target: no });
+    assert_eq!(steps(&out)[0].1, Step::Begin { push: PushId::retained(ID), target: no });
     let out = terminal.recorded(step(&out));
     assert_eq!((packet_ids(&out), deliveries(&out)[0].retain), (vec![1], true));
     let out = terminal.pubrec(1);
@@ -146,15 +153,41 @@ fn qos_2_is_recorded_by_its_packet_id_alone() {
     assert_eq!(steps(&terminal.pubcomp(1)), [(1, Step::Complete, None)]);
 }
 
+/// What an earlier connection had in flight of it.
+fn in_flight(packet_id: u16, stage: OutboundStage) -> Outbound {
+    Outbound { packet_id, push: PushId::retained(ID), target: NO, stage, expires_at_ms: None }
+}
+
+/// [MQTT-4.4.0-1]: with its packet id, DUP, and RETAIN as it was.
 #[test]
-fn a_resumed_exchange_of_a_retained_message_is_ended() {
+fn a_retained_message_that_was_not_acknowledged_is_sent_again() {
+    let mut terminal = Terminal::live(V5);
+    let out = terminal.subscribed(plain("#", QOS1));
+    page(&mut terminal, asked(&out), Ok((vec![kept("a", QOS1)], None)));
+    let no = terminal.session.no().unwrap();
+    let left = Unacknowledged { packet_id: 1, push: PushId::retained(ID), target: no };
+    assert_eq!(closed(&terminal.lose()).unacknowledged, [left]);
+    for (stage, qos) in [(OutboundStage::Sent, QOS1), (OutboundStage::Begun, QOS2)] {
+        let mut terminal = Terminal::opened(connect(V5), grant());
+        let again = Queued { dup: true, ..queued(PushId::retained(ID).0, kept("a", qos).message) };
+        let out = terminal.resume(Bound { outbound: vec![in_flight(3, stage)], ..bound() }, vec![again]);
+        let [delivery] = deliveries(&out)[..] else { panic!("{out:?}") };
+        assert!(delivery.dup && delivery.retain && (delivery.packet_id, delivery.qos) == (3, qos));
+        let out = if qos == QOS1 { terminal.puback(3) } else { terminal.pubrec(3) };
+        assert!(receipts(&out).is_empty(), "retained messages are no pushes");
+    }
+}
+
+/// What replaced it came live. A terminal that knows its packet id is told to forget it.
+#[test]
+fn a_retained_message_that_was_replaced_meanwhile_is_not_sent_again() {
     let mut terminal = Terminal::opened(connect(V5), grant());
-    let stage = OutboundStage::Begun;
-    let outbound = vec![Outbound { packet_id: 3, push: PushId(0), target: NO, stage, expires_at_ms: 0 }];
-    let missing = Queued { message: None, ..queued(0, message(QOS2)) };
-    let out = terminal.resume(Bound { outbound, ..bound() }, vec![missing]);
-    assert!(matches!(sent(&out)[1..], [Packet::PubRel(Ack { packet_id: 3, .. })]), "{out:?}");
-    assert_eq!(terminal.payload(0, None), []);
+    let id = PushId::retained(ID).0;
+    let missing = Queued { message: None, ..queued(id, message(QOS2)) };
+    let outbound = vec![in_flight(3, OutboundStage::Begun)];
+    terminal.resume(Bound { outbound, ..bound() }, vec![missing]);
+    let out = terminal.payload(id, None);
+    assert!(matches!(sent(&out)[..], [Packet::PubRel(Ack { packet_id: 3, .. })]), "{out:?}");
 }
 
 #[test]

@@ -121,7 +121,8 @@ fn what_a_member_has_is_recorded_for_its_group() {
 
     let mut terminal = Terminal::opened(connect(V5), grant());
     let stage = OutboundStage::Begun;
-    let outbound = vec![Outbound { packet_id: 1, push: PushId(1), target: GROUP, stage, expires_at_ms: 0 }];
+    let outbound =
+        vec![Outbound { packet_id: 1, push: PushId(1), target: GROUP, stage, expires_at_ms: None }];
     let again = Queued { dup: true, ..shared(1, QOS2) };
     let out = terminal.resume(Bound { outbound, ..bound() }, vec![again]);
     assert_eq!((packet_ids(&out), deliveries(&out)[0].dup), (vec![1], true));

@@ -153,3 +153,22 @@ fn a_resumed_subscription_that_is_not_allowed_any_more_is_given_up() {
     let out = terminal.changed(&out);
     assert_eq!(out, [], "the terminal asked for nothing");
 }
+
+/// [MQTT-3.1.2-24].
+#[test]
+fn what_could_not_be_answered_within_the_maximum_packet_size_is_not_done() {
+    let connect = || connect_with(|properties| properties.packet_len_max = Some(32));
+    let filters = |count| (0..count).map(|i| format!("a/{i}")).collect::<Vec<_>>();
+    for (count, fits) in [(27, true), (28, false)] {
+        let names = filters(count);
+        let asked: Vec<_> = names.iter().map(|name| (name.as_str(), QOS1)).collect();
+        let out = Terminal::live_with(connect(), bound()).send(subscribe(1, &asked));
+        assert_eq!(matches!(out[..], [Action::Subscribe { .. }]), fits, "{out:?}");
+        let plain: Vec<_> = names.iter().map(String::as_str).collect();
+        let unsubscribed = Terminal::live_with(connect(), bound()).send(unsubscribe(1, &plain));
+        for out in [out, unsubscribed] {
+            let told = disconnect(&out).map(|disconnect| disconnect.reason);
+            assert_eq!(told, (!fits).then_some(Reason::PACKET_TOO_LARGE), "{out:?}");
+        }
+    }
+}

@@ -13,7 +13,7 @@ pub(crate) use cluster_proto::{
     },
 };
 pub(crate) use fabric_core::mqtt::{
-    AUTH_METHOD, Action, Alias, AuthRefusal, Changed, Close, CloseCause, Delivery, Grant, Malformed,
+    AUTH_METHOD, Action, Alias, AuthRefusal, Changed, Close, CloseCause, Delivery, Grant, Kept, Malformed,
     Matching, Moment, Packet, Permissions, ProtocolVersion, Queued, Reason, RequestNo, Session,
     SessionConfig, Shared, Shown,
     packet::{

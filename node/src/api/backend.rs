@@ -43,6 +43,17 @@ pub struct Edge {
     pub addresses: NodeAddresses,
 }
 
+/// What the leader knows of a terminal and a push.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// The edge the terminal is connected to.
+    pub edge: Option<NodeId>,
+    /// That edge may hold the push, not answered.
+    pub holds: bool,
+    /// Every edge has told what it holds.
+    pub known: bool,
+}
+
 /// How far the tables are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
@@ -145,6 +156,8 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn presence(&self, app: AppId, id: &TerminalId) -> impl Future<Output = Option<NodeId>> + Send;
     /// The numbered terminals that are connected, of all apps; `None` while the leader does not know all of them.
     fn online(&self) -> impl Future<Output = Option<TerminalSet>> + Send;
+    /// The edge a terminal is connected to, and whether it may hold a push.
+    fn holding(&self, app: AppId, id: &TerminalId, push: PushId) -> impl Future<Output = Holding> + Send;
     /// Ends its connection; says whether there was one.
     fn kick(&self, app: AppId, id: &TerminalId) -> impl Future<Output = bool> + Send;
     /// The edges linked now.
@@ -204,6 +217,14 @@ pub trait Control: Clone + Send + Sync + 'static {
         topic: &str,
         online: Option<&TerminalSet>,
     ) -> Result<TerminalSet, Refusal>;
+    /// The state of a terminal or group; absent: not in the audience.
+    fn state_of(&self, push: PushId, no: TerminalNo) -> Option<State>;
+    /// A shared subscription group the terminal is a member of and the push is for, and its filter.
+    fn group_in_audience(&self, push: PushId, no: TerminalNo) -> Option<(TerminalNo, String)>;
+    /// When the connection of its session ended, milliseconds since the epoch; absent: it has one, or no session.
+    fn offline_since_ms(&self, no: TerminalNo) -> Option<u64>;
+    /// How many pushes before this one it must still get, counted up to `limit`.
+    fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize;
     /// The key that signs tokens; none before the cluster is founded.
     fn signing_key(&self) -> Option<SigningKey>;
 }

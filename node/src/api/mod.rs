@@ -20,6 +20,7 @@ pub mod backend;
 mod body;
 mod channels;
 mod cluster;
+mod explain;
 pub mod forward;
 mod listener;
 mod pushes;

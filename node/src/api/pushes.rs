@@ -110,6 +110,19 @@ impl<C: Control> Pushes for Services<C> {
         Ok(Response::new(unfold(watch, Watch::next).boxed()))
     }
 
+    async fn explain(
+        &self,
+        request: Request<admin::ExplainRequest>,
+    ) -> Result<Response<admin::ExplainResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Read)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let terminal = validate::terminal(request.terminal)?;
+        let (app, push) = (self.app(name).await?, PushId(request.push));
+        self.explain_to(app, push, terminal).await.map(Response::new)
+    }
+
     async fn list_targets(
         &self,
         request: Request<admin::ListTargetsRequest>,
@@ -146,7 +159,7 @@ impl<C: Control> Services<C> {
         Ok((self.app(name).await?, PushId(request.push)))
     }
 
-    fn push_of(&self, app: AppId, push: PushId) -> Result<PushView, Status> {
+    pub(super) fn push_of(&self, app: AppId, push: PushId) -> Result<PushView, Status> {
         let view = self.control.push(push).filter(|view| view.app == app);
         view.ok_or_else(|| status::no_push(push))
     }

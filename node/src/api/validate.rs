@@ -187,6 +187,11 @@ pub(super) fn id(asked: String) -> Result<TerminalId, Status> {
     TerminalId::new(asked).map_err(|error| invalid(format!("id: {error}")))
 }
 
+/// The terminal a call is about.
+pub(super) fn terminal(asked: String) -> Result<TerminalId, Status> {
+    TerminalId::new(asked).map_err(|error| invalid(format!("terminal: {error}")))
+}
+
 /// Terminals to register, at least one.
 pub(super) fn terminals(asked: Vec<admin::NewTerminal>) -> Result<Vec<NewTerminal>, Status> {
     some("terminals", asked.len())?;

@@ -79,6 +79,8 @@ pub(super) enum Command {
     Push(PushArgs),
     /// Who has a push and who does not
     Status(StatusArgs),
+    /// Why one terminal has or has not got a push
+    Explain(ExplainArgs),
     /// Recalls a push from everyone who does not have it yet
     Cancel(CancelArgs),
     /// Adds and lists apps (tenants)
@@ -317,9 +319,22 @@ pub(super) struct StatusArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// Push id
+    pub push: u64,
+    /// Terminal id
+    pub terminal: String,
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct CancelArgs {
     /// Push id
     pub push: u64,
+    /// Show every change until nobody is pending: then all sets are final
+    #[arg(long)]
+    pub wait: bool,
     #[command(flatten)]
     pub shared: Shared,
 }

@@ -143,6 +143,10 @@ async fn call(command: Command) -> Result<(), Failure> {
             let (mut client, mut out) = open(&args.shared)?;
             pushes::status(args, &mut client, &mut out).await
         }
+        Command::Explain(args) => {
+            let (mut client, mut out) = open(&args.shared)?;
+            pushes::explain(args, &mut client, &mut out).await
+        }
         Command::Cancel(args) => {
             let (mut client, mut out) = open(&args.shared)?;
             pushes::cancel(args, &mut client, &mut out).await

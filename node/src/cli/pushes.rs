@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     Failure,
-    args::{CancelArgs, PushArgs, StatusArgs, TargetState},
+    args::{CancelArgs, ExplainArgs, PushArgs, StatusArgs, TargetState},
     client::{self, Client, Repeat, refused},
     files,
     output::{Out, table, time},
@@ -121,12 +121,69 @@ pub(super) async fn status(args: StatusArgs, client: &mut Client, out: &mut Out)
     show(answer.await?, out)
 }
 
+pub(super) async fn explain(args: ExplainArgs, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let request = admin::ExplainRequest { push: args.push, app: client.app.clone(), terminal: args.terminal };
+    let answer = client.call(Repeat::Read, request, |channel, request| async move {
+        client::pushes(channel).explain(request).await
+    });
+    let answer = answer.await?;
+    let state = match answer.state() {
+        admin::TargetState::Unspecified => None,
+        state => Some(state.as_str_name().to_ascii_lowercase()),
+    };
+    let explained = Explained {
+        push: answer.push,
+        state,
+        explanation: answer.explanation().as_str_name().to_ascii_lowercase().replace('_', "-"),
+        words: answer.words,
+        edge: Some(answer.edge).filter(|edge| *edge != 0),
+        offline_since_ms: Some(answer.offline_since_ms).filter(|since| *since != 0),
+        owed_before: answer.owed_before,
+        expires_at_ms: answer.expires_at_ms,
+        terminal: answer.terminal,
+    };
+    let text = explained.text();
+    out.result(&explained, || text)
+}
+
+#[derive(Debug, Serialize)]
+struct Explained {
+    push: u64,
+    terminal: String,
+    /// Not in the audience: none.
+    state: Option<String>,
+    explanation: String,
+    words: String,
+    edge: Option<u64>,
+    offline_since_ms: Option<u64>,
+    owed_before: u64,
+    expires_at_ms: u64,
+}
+
+impl Explained {
+    fn text(&self) -> String {
+        let state = self.state.as_deref().unwrap_or("not in the audience");
+        let mut text = format!("push {}, terminal {}: {state}\n{}", self.push, self.terminal, self.words);
+        if let Some(since) = self.offline_since_ms {
+            text += &format!("\nnot connected since {}", time(since));
+        }
+        if self.state.as_deref() == Some("pending") {
+            text += &format!("\ndeliverable until {}", time(self.expires_at_ms));
+        }
+        text
+    }
+}
+
 pub(super) async fn cancel(args: CancelArgs, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
     let request = admin::CancelRequest { push: args.push, app: client.app.clone() };
     let answer = client.call(Repeat::Same, request, |channel, request| async move {
         client::pushes(channel).cancel(request).await
     });
-    show(answer.await?, out)
+    let answer = answer.await?;
+    if args.wait {
+        return watch(admin::StatusRequest { push: args.push, app: client.app.clone() }, client, out).await;
+    }
+    show(answer, out)
 }
 
 /// One line per change. A watch that breaks (the leader changed) is taken up again at another node.

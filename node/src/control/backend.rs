@@ -10,12 +10,12 @@ use raft_store::{
 };
 use tokio::sync::watch;
 
-use super::ControlHandle;
+use super::{ControlHandle, Whereabouts};
 use crate::api::{
     Control,
     backend::{
-        Counts, Edge, Leadership, Member, MembershipError, Position, ProposeError, PushView, ReadError,
-        TerminalView,
+        Counts, Edge, Holding, Leadership, Member, MembershipError, Position, ProposeError, PushView,
+        ReadError, TerminalView,
     },
 };
 
@@ -60,6 +60,11 @@ impl Control for ControlHandle {
 
     async fn online(&self) -> Option<TerminalSet> {
         self.who_is_online().await
+    }
+
+    async fn holding(&self, app: AppId, id: &TerminalId, push: PushId) -> Holding {
+        let Whereabouts { edge, holds, known } = self.whereabouts(app, id, push).await;
+        Holding { edge, holds, known }
     }
 
     async fn kick(&self, app: AppId, id: &TerminalId) -> bool {
@@ -145,6 +150,25 @@ impl Control for ControlHandle {
     fn counts(&self, push: PushId) -> Option<Counts> {
         let counts = self.group().tables().counts(push)?;
         Some(Counts { audience: counts.audience, by_state: counts.by_state })
+    }
+
+    fn state_of(&self, push: PushId, no: TerminalNo) -> Option<State> {
+        self.group().tables().state_of(push, no)
+    }
+
+    fn group_in_audience(&self, push: PushId, no: TerminalNo) -> Option<(TerminalNo, String)> {
+        let tables = self.group().tables();
+        let group = tables.groups_of(no).into_iter().find(|group| tables.state_of(push, *group).is_some())?;
+        Some((group, tables.terminal_by_no(group)?.id.into()))
+    }
+
+    fn offline_since_ms(&self, no: TerminalNo) -> Option<u64> {
+        self.group().tables().session(no)?.detached_at_ms
+    }
+
+    fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize {
+        let upto = PushId(push.0.saturating_sub(1));
+        self.group().tables().owed(no, PushId(0), upto, 0, limit).len()
     }
 
     fn targets(&self, push: PushId, state: State) -> Option<TerminalSet> {

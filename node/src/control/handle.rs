@@ -33,6 +33,17 @@ pub struct EdgeInfo {
     pub addresses: NodeAddresses,
 }
 
+/// What the leader knows of a terminal and a push.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Whereabouts {
+    /// Where it is connected.
+    pub edge: Option<NodeId>,
+    /// Its edge may hold the push, not answered.
+    pub holds: bool,
+    /// Every edge has told what it holds.
+    pub known: bool,
+}
+
 impl ControlHandle {
     pub(crate) fn new(group: ControlGroup, actor: ActorHandle) -> Self {
         let leadership = backend::follow_leadership(&group);
@@ -60,6 +71,11 @@ impl ControlHandle {
     /// The numbered terminals that are connected, if all edges have told whom they hold.
     pub async fn who_is_online(&self) -> Option<TerminalSet> {
         self.ask(Question::Online).await.flatten()
+    }
+
+    /// Where a terminal is connected, and whether its edge may hold a push.
+    pub async fn whereabouts(&self, app: AppId, terminal: &TerminalId, push: PushId) -> Whereabouts {
+        self.ask(|reply| Question::Whereabouts(app, terminal.clone(), push, reply)).await.unwrap_or_default()
     }
 
     /// Ends a terminal's connection; says whether it was online.

@@ -256,7 +256,11 @@ async fn write_control(
 async fn serve_payloads(tables: Tables, stream: Accepted) -> anyhow::Result<()> {
     let (mut answers, mut asked) = stream.into_bi::<Payload, Fetch>()?;
     while let Some(Fetch { push }) = asked.recv().await? {
-        let message = tables.push(push).map(|record| Arc::unwrap_or_clone(record.message));
+        let message = if push.is_retained() {
+            tables.retained_by_id(push).map(|kept| kept.message)
+        } else {
+            tables.push(push).map(|record| Arc::unwrap_or_clone(record.message))
+        };
         answers.send(&Payload { push, message }).await?;
     }
     bail!("the edge closed a stream")

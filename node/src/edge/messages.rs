@@ -9,7 +9,7 @@ use cluster_proto::{
         Subscription, Unacknowledged, WillFate,
     },
 };
-use fabric_core::mqtt::{Changed, CloseCause, Queued, RequestNo};
+use fabric_core::mqtt::{Changed, CloseCause, Kept, Queued, RequestNo};
 
 use super::codec::Outgoing;
 
@@ -58,6 +58,8 @@ pub(crate) enum ToShard {
     Report(LinkNo),
     /// The link is live: whoever is catching up pulls.
     LinkLive(LinkNo),
+    /// The lease is valid (again): what was queued without one may be handed out.
+    Leased,
     /// The link is lost.
     LinkLost,
     /// Stop listening and close every connection.
@@ -110,10 +112,10 @@ pub(crate) struct BoundPart {
     pub(crate) outbound: Vec<Queued<Outgoing>>,
 }
 
-/// Retained messages with their expiry, by topic.
+/// Retained messages, by topic.
 #[derive(Debug)]
 pub(crate) struct RetainedPage {
-    pub(crate) messages: Vec<(Outgoing, Option<u64>)>,
+    pub(crate) messages: Vec<Kept<Outgoing>>,
     /// There may be more after this topic.
     pub(crate) next: Option<String>,
 }
@@ -232,6 +234,8 @@ pub(crate) struct ClosedPart {
     pub(crate) conn: ConnId,
     pub(crate) app: AppId,
     pub(crate) terminal: TerminalId,
+    /// The leader had it closed.
+    pub(crate) ended_by_leader: bool,
     pub(crate) session_expiry_s: u32,
     pub(crate) will: WillFate,
     /// The session goes on with these packet ids.

@@ -1,8 +1,10 @@
 //! What goes with a session: its will, its credential.
 
+use std::time::Duration;
+
 use cluster_proto::{
     AppId, TerminalId,
-    link::{LeaderControl, WillFate},
+    link::{LeaderControl, UnbindReason, WillFate},
 };
 
 use super::{
@@ -50,9 +52,35 @@ async fn a_binding_whose_end_came_first_is_not_kept() {
     let (mut client, code) = Client::connect(fixture.mqtt, &connect).await;
     assert_ne!(code, 0, "the leader has given the terminal to somebody else");
     assert_eq!(client.next().await, None);
+    // It was to be the session's: the leader is told that this connection has ended.
+    fixture.leader.until("the end", |log| !log.unbinds.is_empty()).await;
+    let end = fixture.leader.with(|log| log.unbinds.remove(0));
+    assert_eq!((end.connection, end.will), (1, WillFate::Discard));
     fixture.leader.with(|log| log.ends_at_once = false);
     let (_client, code) = Client::connect(fixture.mqtt, &connect).await;
     assert_eq!(code, 0);
+}
+
+/// What the leader does once a binding is gone must not come before what its end says of will and session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binding_that_ended_by_itself_is_given_up_only_when_its_end_is_committed() {
+    let fixture = Fixture::new().await;
+    let connect = Connect { id: "tv", will: Some(("gone", "tv")), ..Connect::default() };
+    let (client, _) = Client::connect(fixture.mqtt, &connect).await;
+    let terminal = TerminalId::new("tv").expect("id");
+    let epoch = fixture.leader.with(|log| {
+        log.hold_unbinds = true;
+        log.bound[&terminal]
+    });
+    client.disconnect().await;
+    fixture.leader.until("the end", |log| log.unbinds.len() == 1).await;
+    let reason = UnbindReason::TakenOver;
+    fixture.leader.control(LeaderControl::Unbind { terminal, app: AppId::DEFAULT, epoch, reason });
+    fixture.join("another").await.ping().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(fixture.leader.with(|log| log.unbound.clone()), []);
+    fixture.leader.answer_unbinds();
+    fixture.leader.until("the binding to be given up", |log| log.unbound == [(epoch, Vec::new())]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,7 @@ use super::{
     error::StoreError,
     keys,
     push::PushSets,
-    sessions,
+    retained, sessions,
     txn::Txn,
     value::{InboundRow, OutboundRow, Stored as _, Withdrawn},
 };
@@ -118,7 +118,7 @@ fn put(
     }
     let order = next_order(txn);
     txn.put(keys::outbound(no, packet_id), &OutboundRow { push, target, stage, order });
-    if stage != OutboundStage::Received {
+    if stage != OutboundStage::Received && !push.is_retained() {
         txn.put(keys::handed_out(push, target, no, packet_id), &());
     }
     Ok(())
@@ -126,7 +126,7 @@ fn put(
 
 fn delete(txn: &mut Txn<'_>, no: TerminalNo, packet_id: u16, row: &OutboundRow) {
     txn.delete(keys::outbound(no, packet_id));
-    if row.stage != OutboundStage::Received {
+    if row.stage != OutboundStage::Received && !row.push.is_retained() {
         txn.delete(keys::handed_out(row.push, row.target, no, packet_id));
     }
 }
@@ -152,8 +152,21 @@ pub(crate) fn outbound(tables: &impl Read, no: TerminalNo) -> Result<Vec<Outboun
     rows.sort_unstable_by_key(|(_, row)| row.order);
     let (mut received, mut sent, mut begun) = (Vec::new(), Vec::new(), Vec::new());
     for (packet_id, row) in rows {
+        if row.push.is_retained() {
+            let OutboundRow { push, target, stage, .. } = row;
+            let kept = retained::by_id(tables, push)?;
+            let expires_at_ms = kept.as_ref().and_then(|kept| kept.expires_at_ms);
+            let delivery = Outbound { packet_id, push, target, stage, expires_at_ms };
+            match stage {
+                OutboundStage::Received => received.push(delivery),
+                OutboundStage::Begun => begun.push(delivery),
+                // Replaced meanwhile: that came live.
+                OutboundStage::Sent => sent.extend(kept.map(|_| delivery)),
+            }
+            continue;
+        }
         let push = PushSets::open(tables, row.push)?;
-        let expires_at_ms = push.as_ref().map_or(0, |push| push.row.expires_at_ms);
+        let expires_at_ms = Some(push.as_ref().map_or(0, |push| push.row.expires_at_ms));
         let OutboundRow { push: id, target, stage, .. } = row;
         // Recalled: its exchange ends without it, as if PUBREC had come.
         let recalled = push.as_ref().is_some_and(|push| push.row.withdrawn == Some(Withdrawn::Cancelled));

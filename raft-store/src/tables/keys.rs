@@ -116,6 +116,7 @@ mod tag {
     pub(super) const RETAINED: u8 = 0x70;
     pub(super) const RETAINED_EXPIRY: u8 = 0x71;
     pub(super) const RETAINED_COUNT: u8 = 0x72;
+    pub(super) const RETAINED_ID: u8 = 0x73;
 }
 
 /// The directions of QoS 2 exchanges, and of QoS 1 deliveries that go on with a session.
@@ -536,6 +537,11 @@ pub(crate) fn retained_expiries_before(at_ms: u64) -> Key {
     Builder::new(tag::RETAINED_EXPIRY).u64(at_ms).done()
 }
 
+/// id → app and topic of a retained message.
+pub(crate) fn retained_id(id: PushId) -> Key {
+    Builder::new(tag::RETAINED_ID).u64(id.0).done()
+}
+
 /// app → how much is retained.
 pub(crate) fn retained_count(app: AppId) -> Key {
     Builder::new(tag::RETAINED_COUNT).u32(app.0).done()
@@ -732,6 +738,7 @@ mod tests {
             ),
             (retained(AppId(1), "a/b"), "7000000001612f62"),
             (retained_expiry(5, AppId(1), "a"), "7100000000000000050000000161"),
+            (retained_id(PushId::retained(5)), "73ff00000000000005"),
         ];
         for (key, hex) in golden {
             assert_eq!(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), hex);

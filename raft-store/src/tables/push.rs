@@ -117,6 +117,20 @@ impl PushSets {
         }
     }
 
+    /// Absent: not in the audience.
+    pub(crate) fn state_of(&self, tables: &impl Read, no: TerminalNo) -> Result<Option<State>, StoreError> {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => {
+                let target = targets.iter().find(|target| target.no == no.0);
+                Ok(target.and_then(|target| State::from_code(target.state)))
+            }
+            AudienceRow::Broad(_) => {
+                let block = tables.block(self.id, no.block())?;
+                Ok(State::ALL.into_iter().find(|state| block.in_state(*state).contains(no.0)))
+            }
+        }
+    }
+
     pub(crate) fn count(&self, state: State) -> u64 {
         match &self.row.audience {
             AudienceRow::Small(targets) => targets.iter().filter(|t| t.state == state.code()).count() as u64,

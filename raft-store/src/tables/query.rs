@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cluster_proto::{
     AppId, Audience, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
     credential::PublicKey,
-    link::{Lane, Origin, Outbound, Subscription},
+    link::{Lane, Origin, Outbound, RetainedMessage, Subscription},
 };
 
 use super::{
@@ -176,6 +176,11 @@ impl Tables {
         self.ask(|view| retained::page(view, app, filter, upto, after, now_ms))
     }
 
+    /// The retained message of an id, while it is the one of its topic.
+    pub fn retained_by_id(&self, id: PushId) -> Option<RetainedMessage> {
+        self.ask(|view| retained::by_id(view, id))
+    }
+
     /// How many messages an app retains.
     pub fn retained_len(&self, app: AppId) -> u64 {
         self.ask(|view| Ok(retained::count(view, app)?.messages))
@@ -205,6 +210,11 @@ impl Tables {
     /// Who is in a state.
     pub fn targets(&self, push: PushId, state: State) -> Option<TerminalSet> {
         self.ask_push(push, |view, push| Ok(TerminalSet(push.in_state(view, state)?)))
+    }
+
+    /// The state of one terminal (or group); absent: not in the audience, or no such push.
+    pub fn state_of(&self, push: PushId, no: TerminalNo) -> Option<State> {
+        self.ask_push(push, |view, push| push.state_of(view, no)).flatten()
     }
 
     /// Everyone a push is for.

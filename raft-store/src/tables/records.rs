@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use cluster_proto::{AppId, Incarnation, Message, NodeId, PushId, SessionId, State, TerminalId, TerminalNo};
+use cluster_proto::{
+    AppId, Incarnation, Message, NodeId, PushId, SessionId, State, TerminalId, TerminalNo,
+    link::RetainedMessage,
+};
 
 pub use super::value::Withdrawn;
 
@@ -122,8 +125,8 @@ pub struct OwedRow {
 /// A page of retained messages.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RetainedPage {
-    /// By topic, each with the time its time to live ends, milliseconds since the epoch; `None`: never.
-    pub messages: Vec<(Message, Option<u64>)>,
+    /// By topic; expiry in milliseconds since the epoch.
+    pub messages: Vec<RetainedMessage>,
     /// There may be more after this topic. A page may be empty and yet not the last: it looks at a bounded number of
     /// topics.
     pub next: Option<String>,

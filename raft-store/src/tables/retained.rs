@@ -1,8 +1,8 @@
 //! Retained messages (MQTT section 3.3.1.3): the last one published with RETAIN per topic, outside the conservation
-//! law. They lie in three rows: what is known of it, which scans read; the message; and, with a time to live, its
-//! place in a queue.
+//! law. They lie in four rows: what is known of it, which scans read; the message; the way to them by id; and, with a time
+//! to live, its place in a queue.
 
-use cluster_proto::{AppId, Message, limits::RETAINED_PAGE_LEN_MAX};
+use cluster_proto::{AppId, Message, PushId, limits::RETAINED_PAGE_LEN_MAX, link::RetainedMessage};
 use fabric_core::subscriptions::filter::{self, Filter};
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     keys::{self, Key},
     records::RetainedPage,
     txn::Txn,
-    value::{RetainedCount, RetainedRow, Stored as _},
+    value::{RetainedCount, RetainedRow, RetainedTopic, Stored as _},
 };
 use crate::Refusal;
 
@@ -58,15 +58,18 @@ pub(crate) fn keep(
     if count.messages > txn.options.retained_max || count.bytes > txn.options.retained_bytes_max {
         return Ok(Err(Refusal::RetainedQuota));
     }
-    if let Some(at_ms) = before.and_then(|row| row.expires_at_ms) {
-        txn.delete(keys::retained_expiry(at_ms, app, topic));
+    if let Some(before) = before {
+        forget(txn, app, topic, &before);
     }
     let expires_at_ms = ttl_ms.map(|ttl_ms| txn.now_ms().saturating_add(ttl_ms));
     if let Some(at_ms) = expires_at_ms {
         txn.put(keys::retained_expiry(at_ms, app, topic), &());
     }
     let kept_at = if live == Live::Audience { txn.head.commands } else { 0 };
-    let row = RetainedRow { kept_at, size, expires_at_ms };
+    txn.head.last_retained += 1;
+    let id = PushId::retained(txn.head.last_retained);
+    txn.insert(keys::retained_id(id), &RetainedTopic { app, topic: topic.to_owned() });
+    let row = RetainedRow { id, kept_at, size, expires_at_ms };
     txn.put(keys::retained(app, topic), &row);
     txn.put(keys::retained_message(app, topic), message);
     put_count(txn, app, &count);
@@ -110,6 +113,7 @@ fn put_count(txn: &mut Txn<'_>, app: AppId, count: &RetainedCount) {
 fn forget(txn: &mut Txn<'_>, app: AppId, topic: &str, row: &RetainedRow) {
     txn.delete(keys::retained(app, topic));
     txn.delete(keys::retained_message(app, topic));
+    txn.delete(keys::retained_id(row.id));
     if let Some(at_ms) = row.expires_at_ms {
         txn.delete(keys::retained_expiry(at_ms, app, topic));
     }
@@ -144,7 +148,8 @@ pub(crate) fn page(
             }
             let message = keys::retained_message(app, topic);
             let message = if wanted { read(tables, &message)? } else { None };
-            pager.visited(topic, message.map(|message| (message, row.expires_at_ms)), row.size);
+            let found = |message| RetainedMessage { id: row.id, message, expires_at_ms: row.expires_at_ms };
+            pager.visited(topic, message.map(found), row.size);
             Ok(true)
         })?;
         if pager.page.next.is_some() {
@@ -152,6 +157,15 @@ pub(crate) fn page(
         }
     }
     Ok(pager.page)
+}
+
+/// The message of an id, unless it was replaced, removed or has expired since.
+pub(crate) fn by_id(tables: &impl Read, id: PushId) -> Result<Option<RetainedMessage>, StoreError> {
+    let Some(RetainedTopic { app, topic }) = read(tables, &keys::retained_id(id))? else { return Ok(None) };
+    let row = read::<RetainedRow>(tables, &keys::retained(app, &topic))?;
+    let message = read(tables, &keys::retained_message(app, &topic))?;
+    let found = row.zip(message);
+    Ok(found.map(|(row, message)| RetainedMessage { id, message, expires_at_ms: row.expires_at_ms }))
 }
 
 /// The parts of the index where a filter's topics lie, in order.
@@ -190,7 +204,7 @@ impl Pager {
         has_room
     }
 
-    fn visited(&mut self, topic: &str, message: Option<(Message, Option<u64>)>, size: u64) {
+    fn visited(&mut self, topic: &str, message: Option<RetainedMessage>, size: u64) {
         self.visited += 1;
         self.last.clear();
         self.last.push_str(topic);

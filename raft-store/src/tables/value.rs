@@ -68,6 +68,7 @@ stored! {
     GroupRow => "shared subscription group",
     RetainedRow => "retained message",
     RetainedCount => "count of retained messages",
+    RetainedTopic => "topic of a retained message",
 }
 
 /// The applied position and the counters ids are given from. Written with every batch.
@@ -94,6 +95,8 @@ pub(crate) struct Head {
     pub(crate) steps: u64,
     /// How many sessions there are.
     pub(crate) sessions: u64,
+    /// Retained messages that were ever kept.
+    pub(crate) last_retained: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,11 +207,19 @@ pub(crate) struct GroupRow {
 /// A retained message without the message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RetainedRow {
+    pub(crate) id: PushId,
     /// [`Head::commands`] when it was kept by a push; 0: by none, so that it is older than any subscription.
     pub(crate) kept_at: u64,
     /// What it counts against the app's bytes.
     pub(crate) size: u64,
     pub(crate) expires_at_ms: Option<u64>,
+}
+
+/// Where a retained message lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RetainedTopic {
+    pub(crate) app: AppId,
+    pub(crate) topic: String,
 }
 
 /// How much an app retains.
@@ -404,7 +415,7 @@ mod tests {
         let outbound =
             OutboundRow { push: PushId(1), target: TerminalNo(2), stage: OutboundStage::Received, order: 3 };
         let group = GroupRow { app: AppId(1), name: "g".into(), filter: "a".into() };
-        let retained = RetainedRow { kept_at: 1, size: 300, expires_at_ms: Some(2) };
+        let retained = RetainedRow { id: PushId(1), kept_at: 1, size: 300, expires_at_ms: Some(2) };
         let head = Head { term: 1, index: 2, digest: 3, at_ms: 4, last_push: 5, ..Head::default() };
         let owed = OwedValue { topic: true, withdrawn: false, qos0: true, expires_at_ms: 300 };
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
@@ -416,9 +427,10 @@ mod tests {
         golden(&outbound, "0101020203");
         golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");
         golden(&group, "010101670161");
-        golden(&retained, "0101ac020102");
+        golden(&retained, "010101ac020102");
+        golden(&RetainedTopic { app: AppId(1), topic: "a".into() }, "01010161");
         golden(&RetainedCount { messages: 1, bytes: 300 }, "0101ac02");
-        golden(&head, "010102030405000000000000000000");
+        golden(&head, "01010203040500000000000000000000");
         golden(&owed, "01010001ac02");
         golden(&edge, "010100010203");
         golden(&subscription, "010200000000");

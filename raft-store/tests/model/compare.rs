@@ -64,6 +64,7 @@ impl Model {
                     push.states.iter().filter(|(_, s)| **s == state).map(|(no, _)| *no).collect();
                 let found: BTreeSet<_> = tables.targets(*id, state).unwrap().iter().map(|no| no.0).collect();
                 assert_eq!(found, expected, "{state:?} of {id}");
+                assert!(expected.iter().all(|no| tables.state_of(*id, TerminalNo(*no)) == Some(state)));
                 let count = counts.by_state.iter().find(|(s, _)| *s == state).map_or(0, |(_, count)| *count);
                 assert_eq!(count, expected.len() as u64);
             }
@@ -159,7 +160,13 @@ impl Model {
                     && expires_at_ms.is_none_or(|at_ms| at_ms > self.at_ms)
             });
             let expected: Vec<_> = live.map(|(_, (message, _, at_ms))| (message.clone(), *at_ms)).collect();
-            assert_eq!((page.messages, page.next), (expected, None), "{filter}");
+            assert_eq!(page.next, None);
+            for kept in &page.messages {
+                assert_eq!(tables.retained_by_id(kept.id).as_ref(), Some(kept));
+            }
+            let found: Vec<_> =
+                page.messages.into_iter().map(|kept| (kept.message, kept.expires_at_ms)).collect();
+            assert_eq!(found, expected, "{filter}");
         }
         let due = self.retained.values().any(|(.., at_ms)| at_ms.is_some_and(|at_ms| at_ms <= self.at_ms));
         assert_eq!(tables.retained_due(self.at_ms), due);

@@ -82,7 +82,7 @@ impl Model {
                 push: *push,
                 target: cluster_proto::TerminalNo(*target),
                 stage,
-                expires_at_ms: self.pushes.kept.get(push).map_or(0, |push| push.expires_at_ms),
+                expires_at_ms: Some(self.pushes.kept.get(push).map_or(0, |push| push.expires_at_ms)),
             })
         };
         let sent = of(OutboundStage::Sent).filter(|o| self.is_pending(o.push, o.target.0));

@@ -1,7 +1,7 @@
 //! Deliveries and exchanges a session goes on with (MQTT sections 4.3.3 and 4.4).
 
 use cluster_proto::{
-    AppId, Incarnation, NodeId, Outcome, PushId, State, TerminalNo,
+    AppId, Incarnation, Message, NodeId, Outcome, PushId, PushKind, State, TerminalNo,
     link::{Lane, OutboundStage, Step, Unacknowledged, WillFate},
 };
 use raft_store::{
@@ -9,7 +9,10 @@ use raft_store::{
     command::{Holder, OpenSession},
 };
 
-use crate::world::store::{Opened, Store, connection, open, set, steps_of};
+use crate::world::{
+    message,
+    store::{Opened, Store, connection, open, set, steps_of},
+};
 
 /// A terminal with a session that stays, subscribed to `a`, over connection 1 at edge 1.
 fn subscriber(store: &mut Store) -> (Holder, TerminalNo) {
@@ -143,7 +146,9 @@ fn what_was_not_acknowledged_is_sent_again_with_its_packet_id_in_the_order_it_wa
     ];
     assert_eq!(resume(&mut store, 1).outbound, expected);
     let expires_at_ms = store.tables.push(pushes[0]).unwrap().expires_at_ms;
-    assert!(store.tables.outbound(no).iter().all(|o| o.expires_at_ms == expires_at_ms && o.target == no));
+    assert!(
+        store.tables.outbound(no).iter().all(|o| o.expires_at_ms == Some(expires_at_ms) && o.target == no)
+    );
 }
 
 #[test]
@@ -296,6 +301,26 @@ fn an_exchange_outlives_its_push() {
 }
 
 #[test]
+fn a_retained_message_in_flight_goes_on_until_it_is_replaced() {
+    let mut store = Store::new();
+    let (holder, no) = subscriber(&mut store);
+    let keep = |payload: &str| {
+        let payload = payload.to_owned().into();
+        let message = Message { retain: true, payload, ..message(PushKind::Topic, "b", None) };
+        CommandBody::Retain { message, ttl_ms: None }
+    };
+    store.apply(keep("1"));
+    let id = store.tables.retained(AppId::DEFAULT, "b", u64::MAX, None, 0).messages[0].id;
+    store.steps(&holder, &[(2, begin(id, no))]);
+    store.detach(&holder, 60, WillFate::Publish, vec![unacknowledged(1, id, no)]);
+    let both = [(1, id, OutboundStage::Sent), (2, id, OutboundStage::Begun)];
+    assert_eq!(resume(&mut store, 1).outbound, both);
+    store.apply(keep("2"));
+    assert!(store.tables.retained_by_id(id).is_none());
+    assert_eq!(resume(&mut store, 2).outbound, both[1..], "QoS 2 has to end its exchange");
+}
+
+#[test]
 fn exchanges_end_with_the_session() {
     let mut store = Store::new();
     let before = {
@@ -368,10 +393,7 @@ fn what_a_connection_says_of_exchanges_after_it_lost_the_session_is_void() {
     // As a command of nobody's connection.
     let accept = raft_store::command::AcceptPush {
         exchange: Some(cluster_proto::link::Inbound { no: store.no(&new), connection: 1, packet_id: 7 }),
-        ..crate::world::store::accept(
-            crate::world::message(cluster_proto::PushKind::Topic, "a", None),
-            cluster_proto::Audience::Topic,
-        )
+        ..crate::world::store::accept(message(PushKind::Topic, "a", None), cluster_proto::Audience::Topic)
     };
     assert_eq!(store.apply(CommandBody::AcceptPush(accept)), stale);
 }

@@ -17,7 +17,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use crate::world::{
     message,
-    store::{Store, accept, connection, subscribe, terminals},
+    store::{Store, accept, connection, kept, subscribe, terminals},
 };
 
 const APP: AppId = AppId::DEFAULT;
@@ -41,7 +41,7 @@ fn all(store: &Store, filter: &str) -> Vec<(String, String)> {
     loop {
         let page = store.tables.retained(APP, filter, u64::MAX, after.as_deref(), store.at_ms);
         let text = |message: Message| (message.topic, String::from_utf8(message.payload.to_vec()).unwrap());
-        found.extend(page.messages.into_iter().map(|(message, _)| text(message)));
+        found.extend(page.messages.into_iter().map(|kept| text(kept.message)));
         match page.next {
             Some(next) => assert!(after.replace(next.clone()).is_none_or(|before| before < next)),
             None => return found,
@@ -82,7 +82,7 @@ fn a_retained_push_is_a_push_and_is_kept_as_it_was_published() {
     store.apply(CommandBody::AcceptPush(accept(message.clone(), Audience::Topic)));
     assert!(store.tables.is_pending(PushId(1), no));
     // For ever, however long the push itself stays deliverable.
-    assert_eq!(page(&store, "a").messages, [(message, None)]);
+    assert_eq!(kept(page(&store, "a")), [(message, None)]);
     // Its end is delivered as well.
     store.apply(CommandBody::AcceptPush(accept(retained("a", ""), Audience::Topic)));
     assert!(store.tables.is_pending(PushId(2), no));
@@ -104,7 +104,7 @@ fn a_push_to_named_terminals_is_retained_too() {
     let message = Message { kind: PushKind::Identity, ..retained("a", "1") };
     let push = accept(message.clone(), Audience::Terminals(terminals(0..2)));
     store.apply(CommandBody::AcceptPush(push));
-    assert_eq!(page(&store, "+").messages, [(message.clone(), None)]);
+    assert_eq!(kept(page(&store, "+")), [(message.clone(), None)]);
     // Refused for its audience, it is not.
     let push = accept(Message { topic: "b".into(), ..message }, Audience::Terminals(terminals(5..6)));
     assert!(matches!(store.apply(CommandBody::AcceptPush(push)), Applied::Refused(_)));
@@ -123,7 +123,7 @@ fn a_subscription_gets_what_was_retained_before_it_even_within_one_entry() {
     };
     assert!(matches!(after, Applied::Accepted { audience: 1, .. }), "live");
     let page = store.tables.retained(APP, "a/+", *index, None, store.at_ms);
-    assert_eq!(page.messages, [(retained("a/before", "1"), None)]);
+    assert_eq!(kept(page), [(retained("a/before", "1"), None)]);
     assert_eq!(store.tables.command_index(), index + 1);
     // One that came again is a new one: the subscription got it live.
     store.apply(push("a/before"));
@@ -137,7 +137,7 @@ fn what_edges_relay_beside_the_log_is_there_for_every_subscription() {
     // Shown live before the edge knew of the subscription, kept after it.
     store.apply(retain("a", "1"));
     let page = store.tables.retained(APP, "a", index, None, store.at_ms);
-    assert_eq!(page.messages, [(retained("a", "1"), None)]);
+    assert_eq!(kept(page), [(retained("a", "1"), None)]);
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_retained_message_lives_as_long_as_it_says() {
     retain_for("d", None);
     retain_for("d", Some(3_000));
     let start = store.at_ms;
-    assert_eq!(page(&store, "b").messages[0].1, Some(start + 2_000));
+    assert_eq!(page(&store, "b").messages[0].expires_at_ms, Some(start + 2_000));
     assert!(!store.tables.retained_due(start + 999) && store.tables.retained_due(start + 1_000));
 
     store.at_ms += 1_000;

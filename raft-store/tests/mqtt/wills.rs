@@ -9,7 +9,7 @@ use raft_store::{
 
 use crate::world::{
     id, message,
-    store::{Opened, Store, connection, open, will},
+    store::{Opened, Store, connection, kept, open, will},
 };
 
 /// What was published by the last command: topics, in order.
@@ -265,13 +265,13 @@ fn a_will_may_be_retained_and_says_how_long_it_lives() {
     connect(&mut store, &holder, 0, retained(Some(7_000)));
     store.lose(&holder, 0);
     let page = store.tables.retained(holder.app, "down", u64::MAX, None, store.at_ms);
-    assert_eq!(page.messages, [(retained(None).message, Some(store.at_ms + 7_000))]);
+    assert_eq!(kept(page), [(retained(None).message, Some(store.at_ms + 7_000))]);
     assert_eq!(store.tables.push(PushId(1)).unwrap().expires_at_ms, store.at_ms + 7_000);
     // Without an expiry it is retained for ever.
     connect(&mut store, &connection(1, 1, 2), 0, retained(None));
     store.lose(&connection(1, 1, 2), 0);
     let page = store.tables.retained(holder.app, "down", u64::MAX, None, u64::MAX - 1);
-    assert_eq!(page.messages, [(retained(None).message, None)]);
+    assert_eq!(kept(page), [(retained(None).message, None)]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use cluster_proto::{
 use raft_store::{
     Applied, Command, CommandBatch, CommandBody, Effect,
     command::{AcceptPush, Holder, NewTerminal, OpenSession},
-    tables::{self, EntryPosition, StateMachine, Tables, TablesOptions},
+    tables::{self, EntryPosition, RetainedPage, StateMachine, Tables, TablesOptions},
 };
 use tempfile::TempDir;
 
@@ -269,4 +269,9 @@ pub fn set(nos: impl IntoIterator<Item = u32>) -> TerminalSet {
 
 pub fn terminals(range: std::ops::Range<u32>) -> Vec<TerminalId> {
     range.map(id).collect()
+}
+
+/// The messages of a page, and when each expires.
+pub fn kept(page: RetainedPage) -> Vec<(cluster_proto::Message, Option<u64>)> {
+    page.messages.into_iter().map(|kept| (kept.message, kept.expires_at_ms)).collect()
 }

@@ -7,10 +7,13 @@ use crate::mqtt::{
     action::{Action, MessageHandle},
     packet::{ConnAck, ConnAckProperties, Packet, ProtocolVersion},
     reason::Reason,
+    size::connack_len,
 };
 
 /// A terminal that takes at least so much is told what it could take for granted, too.
 const ROOMY: u32 = 256;
+/// A CONNACK of MQTT 5 without properties.
+const REFUSAL_LEN: u32 = 5;
 
 impl<M: MessageHandle> Session<M> {
     pub(super) fn push_refusal(
@@ -20,6 +23,9 @@ impl<M: MessageHandle> Session<M> {
         packet_len_max: u32,
         out: &mut Vec<Action<M>>,
     ) {
+        if self.cx.version.is_v5() && packet_len_max < REFUSAL_LEN {
+            return; // [MQTT-3.1.2-24]: it is closed without a word
+        }
         // [MQTT-3.2.2-19]: nothing that makes the packet larger than the terminal takes. 8 bytes hold everything else.
         let len = 8 + farewell.reference.map_or(0, |reference| 3 + reference.len());
         let referred = self.cx.version.is_v5() && len <= packet_len_max as usize;
@@ -41,15 +47,23 @@ impl Context {
         if too_long && self.version.is_v5() { max } else { asked }
     }
 
-    pub(super) fn connack(&self, opening: &Opening, bound: &Bound, keep_alive_s: u16) -> ConnAck {
-        let properties = if self.version.is_v5() {
-            self.connack_properties(opening, bound, keep_alive_s)
-        } else {
-            ConnAckProperties::default()
-        };
+    /// `None`: it would be larger than the terminal takes ([MQTT-3.1.2-24]).
+    pub(super) fn connack(&self, opening: &Opening, bound: &Bound, keep_alive_s: u16) -> Option<ConnAck> {
+        let mut properties = ConnAckProperties::default();
+        if self.version.is_v5() {
+            properties = self.connack_properties(opening, bound, keep_alive_s);
+            if connack_len(&properties) > opening.packet_len_max as usize {
+                // All that the terminal can do without.
+                properties.topic_alias_maximum = None;
+                properties.response_information = None;
+            }
+            if connack_len(&properties) > opening.packet_len_max as usize {
+                return None;
+            }
+        }
         // In 3.1 the byte is reserved.
         let session_present = bound.session_present && self.version != ProtocolVersion::V31;
-        ConnAck { session_present, reason: Reason::SUCCESS, properties }
+        Some(ConnAck { session_present, reason: Reason::SUCCESS, properties })
     }
 
     fn connack_properties(&self, opening: &Opening, bound: &Bound, keep_alive_s: u16) -> ConnAckProperties {

@@ -130,7 +130,11 @@ impl<M: MessageHandle> Session<M> {
             }
         };
         let keep_alive_s = self.cx.keep_alive_s(opening.keep_alive_s_asked);
-        out.push(Action::Send(Packet::ConnAck(Box::new(self.cx.connack(opening, &bound, keep_alive_s)))));
+        let Some(connack) = self.cx.connack(opening, &bound, keep_alive_s) else {
+            let packet_len_max = opening.packet_len_max;
+            return self.refuse(Reason::PACKET_TOO_LARGE, Farewell::default(), packet_len_max, out);
+        };
+        out.push(Action::Send(Packet::ConnAck(Box::new(connack))));
         let window = opening.receive_maximum.min(self.cx.config.inflight_max);
         let mut live = Live::new(at, keep_alive_s, window, opening.packet_len_max, &bound);
         live.alias_maximum = opening.alias_maximum;

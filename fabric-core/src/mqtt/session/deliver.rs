@@ -9,7 +9,7 @@ use super::{
 };
 use crate::mqtt::{
     action::{Action, MessageHandle, Moment, Queued},
-    deliveries::{Feed, Origin, RETAINED},
+    deliveries::{Feed, Origin},
     in_flight::Phase,
 };
 
@@ -68,8 +68,8 @@ impl<M: MessageHandle> Session<M> {
         out: &mut Vec<Action<M>>,
     ) {
         let Some((cx, live)) = self.live_mut() else { return };
-        if push == RETAINED {
-            return; // no push has this id
+        if push.is_retained() {
+            return; // only pushes are asked for
         }
         live.withdraw(push, group, out);
         // It may have held up what was queued behind it.

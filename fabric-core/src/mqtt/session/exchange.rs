@@ -5,7 +5,6 @@ use cluster_proto::{DropReason, Outcome, PushId, Qos, TerminalNo, link::Step};
 use super::{Context, Live, Session, resume::pubrel};
 use crate::mqtt::{
     action::{Action, MessageHandle, Moment, RequestNo},
-    deliveries::RETAINED,
     in_flight::{InFlight, Phase},
     packet::{Ack, Packet},
     reason::{CloseCause, Reason},
@@ -157,7 +156,7 @@ pub(super) fn push_receipt<M>(
     outcome: Outcome,
     out: &mut Vec<Action<M>>,
 ) {
-    if push != RETAINED {
+    if !push.is_retained() {
         out.push(Action::Receipt { push, outcome, group });
     }
 }

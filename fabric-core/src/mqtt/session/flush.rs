@@ -6,7 +6,7 @@ use super::{Context, Live, exchange::push_receipt};
 use crate::mqtt::{
     action::{Action, Delivery, MessageHandle, Moment, Queued},
     aliases,
-    deliveries::{Origin, RETAINED, Waiting},
+    deliveries::{Origin, Waiting},
     held::View,
     in_flight::Phase,
     size::publish_len,
@@ -121,6 +121,10 @@ impl<M: MessageHandle> Live<M> {
             Origin::Retained(identifier) => {
                 View { identifiers: identifier.into_iter().collect(), retain: true }
             }
+            // A retained message that goes on: as a retained one ([MQTT-3.3.1-8]).
+            Origin::Resumed if push.is_retained() => {
+                View { retain: true, ..self.subscriptions.view_of_push(message.message(), self.no, shared) }
+            }
             _ => self.subscriptions.view_of_push(message.message(), self.no, shared),
         };
         let group = shared.map(|shared| shared.group);
@@ -196,7 +200,7 @@ impl<M: MessageHandle> Live<M> {
     }
 
     pub(super) fn qos_of(&self, queued: &Queued<M>) -> Qos {
-        debug_assert!(queued.push != RETAINED, "retained messages are queued with their QoS");
+        debug_assert!(!queued.push.is_retained(), "retained messages are queued with their QoS");
         let Some(message) = &queued.message else { return Qos::AtMostOnce };
         self.subscriptions.effective_qos(message.message(), self.no, queued.qos0, queued.shared)
     }

@@ -9,7 +9,7 @@ use super::{Context, subscribe::Pending};
 use crate::mqtt::{
     action::{Action, Close, MessageHandle, Moment, RequestNo},
     aliases::Aliases,
-    deliveries::{Deliveries, Feed, RETAINED},
+    deliveries::{Deliveries, Feed},
     held::Subscriptions,
     in_flight::Phase,
     inbound::Inbound,
@@ -114,7 +114,7 @@ impl<M: MessageHandle> Live<M> {
         let given = given.map(|entry| (entry.push, entry.group));
         let queued = self.deliveries.queue.iter().filter(|waiting| waiting.packet_id.is_none());
         let queued = queued.map(|waiting| (waiting.queued.push, waiting.group()));
-        given.chain(queued).filter(|(push, _)| *push != RETAINED)
+        given.chain(queued).filter(|(push, _)| !push.is_retained())
     }
 
     pub(super) fn handle_packet(
@@ -177,7 +177,7 @@ impl<M: MessageHandle> Live<M> {
             let (group, push) = (waiting.group(), waiting.queued.push);
             let qos0 = waiting.queued.message.is_some_and(|message| message.message().qos == Qos::AtMostOnce);
             let outcome = match group {
-                _ if push == RETAINED => continue,
+                _ if push.is_retained() => continue,
                 // Recorded, it stays with this member ([MQTT-4.8.2-4]).
                 Some(_) if recorded && waiting.packet_id.is_some() => continue,
                 Some(_) => Outcome::NotWritten,
@@ -197,7 +197,7 @@ impl<M: MessageHandle> Live<M> {
         let Some(no) = self.no else { return Vec::new() };
         let written = self.deliveries.window.iter().filter(|entry| {
             let written = entry.phase == Phase::Sent || (entry.phase == Phase::Ready && entry.resumed);
-            written && entry.qos == Qos::AtLeastOnce && !entry.withdrawn && entry.push != RETAINED
+            written && entry.qos == Qos::AtLeastOnce && !entry.withdrawn
         });
         written
             .map(|entry| Unacknowledged {

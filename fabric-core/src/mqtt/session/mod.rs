@@ -383,7 +383,8 @@ impl<M: MessageHandle> Session<M> {
                 out.push(Action::Close(Close::unbound(cause, opening.session_expiry_s)));
             }
             Stage::Live(live) => {
-                if let Some(reason) = cause.disconnect_reason().filter(|_| self.cx.version.is_v5()) {
+                let is_told = self.cx.version.is_v5() && live.packet_len_max >= DISCONNECT_LEN;
+                if let Some(reason) = cause.disconnect_reason().filter(|_| is_told) {
                     out.push(self.cx.disconnect(reason, farewell, live.packet_len_max));
                 }
                 let close = live.settle(cause, out);
@@ -400,6 +401,9 @@ impl Close {
         Self { cause, bound, session_expiry_s, will, unacknowledged: Vec::new() }
     }
 }
+
+/// A DISCONNECT with a reason code and no properties.
+const DISCONNECT_LEN: u32 = 4;
 
 /// What an MQTT 5 terminal is told beside the reason code.
 #[derive(Clone, Copy, Debug, Default)]

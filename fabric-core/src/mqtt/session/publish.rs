@@ -61,7 +61,7 @@ impl<M: MessageHandle> Live<M> {
 
     /// A PUBLISH with a packet id that is free.
     fn take(&mut self, cx: &Context, publish: Publish, out: &mut Vec<Action<M>>) -> Result<(), CloseCause> {
-        if cx.version.is_v5() && self.inbound.open() >= usize::from(cx.config.receive_maximum) {
+        if cx.version.is_v5() && self.inbound.used() >= cx.config.receive_maximum {
             // [MQTT-3.3.4-7].
             return Err(CloseCause::Peer(Reason::RECEIVE_MAXIMUM_EXCEEDED));
         }

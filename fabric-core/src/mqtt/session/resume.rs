@@ -8,7 +8,7 @@ use cluster_proto::{
 use super::Live;
 use crate::mqtt::{
     action::{Action, MessageHandle, Queued},
-    deliveries::{Origin, RETAINED, Waiting},
+    deliveries::{Origin, Waiting},
     held::Held,
     in_flight::{InFlight, Phase},
     packet::{Ack, Packet},
@@ -29,8 +29,7 @@ impl<M: MessageHandle> Live<M> {
 
     fn resume_one(&mut self, begun: Outbound, queued: Queued<M>, out: &mut Vec<Action<M>>) {
         let Outbound { packet_id, push, target, stage, .. } = begun;
-        // Of a retained message nothing is kept but its packet id: the exchange is ended, as if PUBREC had come.
-        let ends = stage == OutboundStage::Received || push == RETAINED;
+        let ends = stage == OutboundStage::Received;
         let qos = if stage == OutboundStage::Sent { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
         let phase = if ends { Phase::Released } else { Phase::Ready };
         let group = (Some(target) != self.no).then_some(target);

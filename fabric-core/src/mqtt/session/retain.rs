@@ -4,8 +4,8 @@ use cluster_proto::link::RefuseReason;
 
 use super::{Live, Session};
 use crate::mqtt::{
-    action::{Action, MessageHandle, Moment, Queued, RequestNo},
-    deliveries::{Origin, RETAINED, Waiting},
+    action::{Action, Kept, MessageHandle, Moment, Queued, RequestNo},
+    deliveries::{Origin, Waiting},
     held::{Held, is_own},
     retained::Ask,
 };
@@ -13,12 +13,11 @@ use crate::mqtt::{
 /// Retained messages that were kept up to here; later ones come live.
 pub(super) const UPTO_NOW: u64 = u64::MAX;
 
-/// A page: messages with their expiry, and where the next one begins.
-type Page<M> = (Vec<(M, Option<u64>)>, Option<String>);
+/// A page: messages, and where the next one begins.
+type Page<M> = (Vec<Kept<M>>, Option<String>);
 
 impl<M: MessageHandle> Session<M> {
-    /// The answer to [`Action::Retained`]: messages with the time they expire at, in the caller's milliseconds, and the
-    /// topic behind which there may be more.
+    /// The answer to [`Action::Retained`]: messages, and the topic behind which there may be more.
     pub fn handle_retained(
         &mut self,
         at: Moment,
@@ -76,8 +75,8 @@ impl<M: MessageHandle> Live<M> {
         }
     }
 
-    fn queue_retained(&mut self, ask: &Ask, messages: Vec<(M, Option<u64>)>) {
-        for (message, expires_at_ms) in messages {
+    fn queue_retained(&mut self, ask: &Ask, messages: Vec<Kept<M>>) {
+        for Kept { id, message, expires_at_ms } in messages {
             let kept = message.message();
             if ask.no_local && is_own(kept, self.no) {
                 continue;
@@ -85,7 +84,7 @@ impl<M: MessageHandle> Live<M> {
             let qos = kept.qos.min(ask.qos);
             let origin = Origin::Retained(ask.identifier);
             let queued = Queued {
-                push: RETAINED,
+                push: id,
                 message: Some(message),
                 qos0: false,
                 dup: false,

@@ -17,6 +17,7 @@ use crate::{
         held::Held,
         packet::{Codes, Packet, Subscribe, SubscribeFilter, Unsubscribe},
         reason::{self, CloseCause, Reason},
+        size::codes_len,
     },
     subscriptions::{Filter, filter},
 };
@@ -67,7 +68,7 @@ impl<M: MessageHandle> Live<M> {
         subscribe: Subscribe,
         out: &mut Vec<Action<M>>,
     ) -> Result<(), CloseCause> {
-        self.check_request(subscribe.filters.len())?;
+        self.check_request(cx, subscribe.filters.len())?;
         if self.is_in_use(cx, subscribe.packet_id) {
             let codes = vec![Reason::PACKET_ID_IN_USE; subscribe.filters.len()];
             out.push(Action::Send(Packet::SubAck(Codes { packet_id: subscribe.packet_id, codes })));
@@ -101,10 +102,14 @@ impl<M: MessageHandle> Live<M> {
         Ok(())
     }
 
-    /// Over these bounds nothing is answered: a terminal that pipelines respects `may_read` through its shell.
-    fn check_request(&self, filters: usize) -> Result<(), CloseCause> {
+    /// Over these bounds nothing is answered: a terminal that pipelines respects `may_read` through its shell. Nor is
+    /// anything done that could not be answered ([MQTT-3.1.2-24]).
+    fn check_request(&self, cx: &Context, filters: usize) -> Result<(), CloseCause> {
         if filters > FILTERS_PER_PACKET_MAX || self.pending.len() >= REQUESTS_MAX {
             return Err(CloseCause::Peer(Reason::QUOTA_EXCEEDED));
+        }
+        if cx.version.is_v5() && codes_len(filters) > self.packet_len_max as usize {
+            return Err(CloseCause::Peer(Reason::PACKET_TOO_LARGE));
         }
         Ok(())
     }
@@ -157,7 +162,7 @@ impl<M: MessageHandle> Live<M> {
         unsubscribe: Unsubscribe,
         out: &mut Vec<Action<M>>,
     ) -> Result<(), CloseCause> {
-        self.check_request(unsubscribe.filters.len())?;
+        self.check_request(cx, unsubscribe.filters.len())?;
         if self.is_in_use(cx, unsubscribe.packet_id) {
             let codes = vec![Reason::PACKET_ID_IN_USE; unsubscribe.filters.len()];
             out.push(Action::Send(Packet::UnsubAck(Codes { packet_id: unsubscribe.packet_id, codes })));

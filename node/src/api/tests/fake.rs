@@ -18,8 +18,8 @@ use tokio::sync::{Semaphore, watch};
 use crate::api::{
     Control,
     backend::{
-        Counts, Edge, Leadership, Member, MembershipError, Position, ProposeError, PushView, ReadError,
-        TerminalView,
+        Counts, Edge, Holding, Leadership, Member, MembershipError, Position, ProposeError, PushView,
+        ReadError, TerminalView,
     },
 };
 
@@ -275,6 +275,10 @@ impl Control for Fake {
         state.knows_online.then(|| online.map(|(_, view)| view.no).collect())
     }
 
+    async fn holding(&self, app: AppId, id: &TerminalId, _: PushId) -> Holding {
+        Holding { edge: self.presence(app, id).await, holds: false, known: true }
+    }
+
     async fn kick(&self, _: AppId, id: &TerminalId) -> bool {
         id.as_str() == "online"
     }
@@ -386,6 +390,24 @@ impl Control for Fake {
         online: Option<&TerminalSet>,
     ) -> Result<TerminalSet, Refusal> {
         self.lock().audience(app, audience, online)
+    }
+
+    fn state_of(&self, push: PushId, no: TerminalNo) -> Option<State> {
+        [State::Pending, State::Delivered]
+            .into_iter()
+            .find(|state| self.targets(push, *state).is_some_and(|set| set.contains(no)))
+    }
+
+    fn group_in_audience(&self, _: PushId, _: TerminalNo) -> Option<(TerminalNo, String)> {
+        None
+    }
+
+    fn offline_since_ms(&self, _: TerminalNo) -> Option<u64> {
+        Some(77)
+    }
+
+    fn owed_before(&self, _: TerminalNo, _: PushId, _: usize) -> usize {
+        4
     }
 
     fn signing_key(&self) -> Option<SigningKey> {

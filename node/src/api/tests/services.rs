@@ -3,7 +3,7 @@
 use cluster_proto::{
     NodeId,
     admin::{
-        self, TargetState, apps_client::AppsClient, cluster_client::ClusterClient,
+        self, Explanation, TargetState, apps_client::AppsClient, cluster_client::ClusterClient,
         pushes_client::PushesClient, terminals_client::TerminalsClient,
     },
     credential::Scope,
@@ -45,6 +45,30 @@ fn trial(expression: &str, sample: u32) -> admin::DryRunRequest {
 
 fn code<T>(result: Result<T, Status>) -> Code {
     result.err().map_or(Code::Ok, |status| status.code())
+}
+
+#[tokio::test]
+async fn a_terminal_is_told_apart_by_where_it_stands() {
+    let node = Node::leading(Fake::founded());
+    register(&node, &["tv-1", "online"]).await;
+    let mut client = PushesClient::new(node.channel().await);
+    client.push(admin(&node.fake, to_all("k"))).await.expect("push");
+    register(&node, &["late"]).await;
+    node.fake.deliver(1, 1);
+    let mut explain = async |terminal: &str| {
+        let request = admin::ExplainRequest { push: 1, app: String::new(), terminal: terminal.to_owned() };
+        client.explain(admin(&node.fake, request)).await.map(tonic::Response::into_inner)
+    };
+    let found = explain("tv-1").await.expect("explain");
+    assert_eq!((found.state(), found.explanation()), (TargetState::Delivered, Explanation::Acknowledged));
+    let found = explain("online").await.expect("explain");
+    assert_eq!((found.state(), found.explanation()), (TargetState::Pending, Explanation::Waiting));
+    assert_eq!((found.edge, found.owed_before, found.offline_since_ms), (3, 4, 0));
+    let found = explain("late").await.expect("explain");
+    assert_eq!((found.state(), found.explanation()), (TargetState::Unspecified, Explanation::NotInAudience));
+    assert_eq!(found.offline_since_ms, 77);
+    assert_eq!(code(explain("nobody").await), Code::NotFound);
+    assert_eq!(code(explain("").await), Code::InvalidArgument);
 }
 
 #[tokio::test]

@@ -173,6 +173,11 @@ impl Leader {
         if waits.iter().any(|(edge, seq)| applied(edge) < *seq) {
             return;
         }
+        if self.edge_of(queue.current.link).is_none() {
+            // Its edge asks again on its next link, or says there that the connection ended.
+            let next = self.binds.remove(key).and_then(|queue| queue.next);
+            return self.next_bind(now, key.clone(), next);
+        }
         match self.session_change(&queue.current) {
             Some(open) => {
                 if let Some(queue) = self.binds.get_mut(key) {

@@ -119,6 +119,8 @@ pub(crate) enum Question {
     Kick(AppId, TerminalId, UnbindReason, oneshot::Sender<bool>),
     /// Recall this push.
     Cancel(AppId, PushId, oneshot::Sender<Result<Applied, ProposeError>>),
+    /// Where is this terminal, and may it hold this push?
+    Whereabouts(AppId, TerminalId, PushId, oneshot::Sender<super::Whereabouts>),
     /// All linked edges.
     Edges(oneshot::Sender<Vec<super::EdgeInfo>>),
 }
@@ -434,9 +436,25 @@ impl Leader {
                 let _ = reply.send(self.kick(app, &terminal, reason));
             }
             Question::Cancel(app, push, reply) => self.cancel(app, push, reply),
+            Question::Whereabouts(app, terminal, push, reply) => {
+                let _ = reply.send(self.whereabouts(app, &terminal, push));
+            }
             Question::Edges(reply) => {
                 let _ = reply.send(self.edge_infos());
             }
+        }
+    }
+
+    fn whereabouts(&self, app: AppId, terminal: &TerminalId, push: PushId) -> super::Whereabouts {
+        let bound = self.bound_as(app, terminal);
+        let holds = match &bound {
+            Some((Who::Numbered(no), _)) => self.handed.holds(push, *no),
+            _ => false,
+        };
+        super::Whereabouts {
+            edge: bound.map(|(_, binding)| binding.edge),
+            holds,
+            known: self.presence_is_whole(),
         }
     }
 

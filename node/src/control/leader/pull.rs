@@ -3,11 +3,10 @@
 use cluster_proto::{
     Epoch, PushId, TerminalNo,
     limits::OWED_PER_PULL_MAX,
-    link::{
-        Deliver, Outbound, OutboundStage, Owed, OwedPush, RefuseReason, RetainedAsk, RetainedMessage,
-        SessionReplyBody,
-    },
+    link::{Deliver, Outbound, OutboundStage, Owed, OwedPush, RefuseReason, RetainedAsk, SessionReplyBody},
 };
+
+use raft_store::tables::RetainedPage;
 
 use super::{Action, Leader, LinkId, Now};
 
@@ -47,12 +46,12 @@ impl Leader {
             if stage == OutboundStage::Received {
                 return true; // delivered: only the packet id is still to be given back
             }
-            if target == no {
+            if target == no && !push.is_retained() {
                 self.handed.add_one(push, no);
                 return true;
             }
             let begun = stage == OutboundStage::Begun;
-            self.claim(target, push, no, begun) || begun
+            push.is_retained() || self.claim(target, push, no, begun) || begun
         };
         outbound.into_iter().filter(goes_on).collect()
     }
@@ -63,8 +62,7 @@ impl Leader {
             return self.refuse(link, request, RefuseReason::NotAuthorized);
         }
         let page = self.tables.retained(ask.app, &ask.filter, ask.upto, ask.after.as_deref(), now.wall_ms);
-        let message = |(message, expires_at_ms)| RetainedMessage { message, expires_at_ms };
-        let messages = page.messages.into_iter().map(message).collect();
-        self.reply(link, request, SessionReplyBody::Retained { messages, next: page.next });
+        let RetainedPage { messages, next } = page;
+        self.reply(link, request, SessionReplyBody::Retained { messages, next });
     }
 }

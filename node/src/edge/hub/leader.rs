@@ -68,7 +68,9 @@ impl Hub {
             // What it had not acknowledged went with its Unbind.
             None => {
                 self.end_awaited(app, terminal, epoch);
-                self.link.unbound(epoch, Vec::new());
+                if !self.ends.ask(epoch) {
+                    self.link.unbound(epoch, Vec::new());
+                }
             }
         }
     }
@@ -215,8 +217,10 @@ impl Hub {
         match transient.members {
             Some(members) => self.show_members(&message, expires_at_ms, &members),
             None => {
-                for shard in (0u16..).take(self.ports.len()).filter(|shard| self.shared.has_filters(*shard)) {
-                    self.ports.push(shard, ToShard::Transient(message.clone(), expires_at_ms));
+                for shard in (0u16..).take(self.ports.len()) {
+                    if self.shared.has_filters(shard) {
+                        self.show(shard, ToShard::Transient(message.clone(), expires_at_ms));
+                    }
                 }
             }
         }
@@ -229,8 +233,16 @@ impl Hub {
                 |no: &TerminalNo| self.bindings.conn_of(*no).is_some_and(|conn| conn.shard == shard);
             let members: Vec<TerminalNo> = members.iter().copied().filter(is_there).collect();
             if !members.is_empty() {
-                self.ports.push(shard, ToShard::TransientTo(message.clone(), expires_at_ms, members));
+                self.show(shard, ToShard::TransientTo(message.clone(), expires_at_ms, members));
             }
+        }
+    }
+
+    /// The leader is not slowed down by these: a shard that does not keep up misses some.
+    pub(super) fn show(&mut self, shard: u16, message: ToShard) {
+        if !self.ports.push_if_room(shard, message) {
+            counter!(names::TRANSIENT_DROPPED, "reason" => "shard-full").increment(1);
+            self.publishes_dropped += 1;
         }
     }
 }

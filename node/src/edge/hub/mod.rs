@@ -52,7 +52,7 @@ use self::{
     publishes::{PendingPublish, Retains},
     retained::RetainedAsks,
     sys::Sys,
-    terminals::{PendingBind, PendingChange},
+    terminals::{Ends, PendingBind, PendingChange},
 };
 use super::{
     clock,
@@ -129,6 +129,7 @@ pub(crate) struct Hub {
     notices: Notices,
     /// Closing because the leader said so: answered with Unbound.
     unbinding: HashMap<ConnId, Epoch>,
+    ends: Ends,
     /// Payloads that deliveries wait for, and where.
     fetching: HashMap<PushId, HashSet<u16>>,
     gathering: Option<Gathering>,
@@ -213,6 +214,7 @@ impl Hub {
             sys,
             notices: Notices::default(),
             unbinding: HashMap::new(),
+            ends: Ends::default(),
             fetching: HashMap::new(),
             gathering: None,
             is_isolated: false,
@@ -316,8 +318,16 @@ impl Hub {
         }
         self.link.flush_receipts();
         self.carry_out();
-        self.shared.set_lease(if self.link.is_live() { self.link.lease_until_ms() } else { 0 });
+        self.renew_lease();
         self.ports.flush();
+    }
+
+    fn renew_lease(&mut self) {
+        let had_lease = self.shared.has_lease(self.now_ms);
+        self.shared.set_lease(if self.link.is_live() { self.link.lease_until_ms() } else { 0 });
+        if !had_lease && self.shared.has_lease(self.now_ms) {
+            self.ports.push_all(|| ToShard::Leased);
+        }
     }
 
     /// Deliveries wait on their stream while there is no lease (the answer to a heartbeat may be on its way), while a
@@ -340,7 +350,7 @@ impl Hub {
                 EdgeOutput::Welcomed(welcome) => {
                     tracing::info!(leader = %welcome.leader, term = welcome.term, "leader found, resuming");
                     self.shared.set_apps(welcome.apps);
-                    // Their answers went with the old link.
+                    // Their answers went with the old link, which tells their end instead.
                     self.binds.retain(|_, bind| !bind.is_over);
                     self.gather();
                 }
@@ -514,6 +524,7 @@ impl Hub {
         self.retained.clear();
         self.recording.clear();
         self.unbinding.clear();
+        self.ends = Ends::default();
         self.link.start_new_life(self.now_ms, incarnation);
     }
 

@@ -4,8 +4,8 @@ use tokio::sync::mpsc;
 
 use crate::edge::messages::ToShard;
 
-/// Messages gathered for a shard whose inbox is full, before the hub stops taking deliveries from the leader.
-/// Answers and orders are bounded by the connections they are for.
+/// Messages gathered for a shard whose inbox is full, before the hub stops taking deliveries from the leader, and drops
+/// QoS 0 messages. Answers and orders are bounded by the connections they are for.
 const GATHERED_MAX: usize = 8 * 1024;
 
 /// One queue per shard. The hub never waits for a shard: what its inbox does not take is gathered here, and the
@@ -32,6 +32,16 @@ impl Ports {
 
     pub(crate) fn push(&mut self, shard: u16, message: ToShard) {
         self.ports[usize::from(shard)].gathered.push(message);
+    }
+
+    /// For QoS 0 messages: where so much waits already, nothing is added, and the answer is `false`.
+    pub(crate) fn push_if_room(&mut self, shard: u16, message: ToShard) -> bool {
+        let gathered = &mut self.ports[usize::from(shard)].gathered;
+        let has_room = gathered.len() < GATHERED_MAX;
+        if has_room {
+            gathered.push(message);
+        }
+        has_room
     }
 
     pub(crate) fn push_all(&mut self, message: impl Fn() -> ToShard) {
@@ -65,5 +75,24 @@ impl Ports {
             Some(port) => drop(port.inbox.reserve().await),
             None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qos_0_messages_for_a_shard_that_takes_nothing_are_bounded_and_orders_are_not_lost() {
+        let (inbox, _taken) = mpsc::channel(1);
+        let mut ports = Ports::new(vec![inbox]);
+        ports.push(0, ToShard::LinkLost);
+        ports.flush(); // the inbox is full from here on
+        let taken = (0..2 * GATHERED_MAX).filter(|_| ports.push_if_room(0, ToShard::LinkLost)).count();
+        assert_eq!(taken, GATHERED_MAX);
+        ports.flush();
+        assert!(!ports.have_room() && !ports.push_if_room(0, ToShard::LinkLost));
+        ports.push(0, ToShard::Stop);
+        assert!(matches!(ports.ports[0].gathered[..], [.., ToShard::Stop]));
     }
 }

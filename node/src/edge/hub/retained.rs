@@ -6,7 +6,11 @@ use cluster_proto::{
     TerminalId,
     link::{RefuseReason, RetainedAsk, RetainedMessage, SessionReplyBody, SessionRequestBody},
 };
-use fabric_core::{link::SessionAnswer, mqtt::RequestNo, sys};
+use fabric_core::{
+    link::SessionAnswer,
+    mqtt::{Kept, RequestNo},
+    sys,
+};
 
 use super::Hub;
 use crate::edge::{
@@ -92,8 +96,9 @@ impl Hub {
         None
     }
 
-    fn retained_part(&self, retained: RetainedMessage) -> (Outgoing, Option<u64>) {
-        let expires_at_ms = retained.expires_at_ms.map(|expires| self.link.local_ms(expires));
-        (Outgoing::new(retained.message), expires_at_ms)
+    fn retained_part(&self, retained: RetainedMessage) -> Kept<Outgoing> {
+        let RetainedMessage { id, message, expires_at_ms } = retained;
+        let expires_at_ms = expires_at_ms.map(|expires| self.link.local_ms(expires));
+        Kept { id, message: Outgoing::new(message), expires_at_ms }
     }
 }

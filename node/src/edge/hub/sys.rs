@@ -1,7 +1,8 @@
 //! The `$SYS` topics: made here, for the terminals of this edge, and never sent to the leader.
 
-use cluster_proto::{AppId, Message, MessageProperties, PushKind, Qos, link::Stats};
+use cluster_proto::{AppId, Message, MessageProperties, PushId, PushKind, Qos, link::Stats};
 use fabric_core::{
+    mqtt::Kept,
     subscriptions::filter,
     sys::{SysTopics, Values},
 };
@@ -48,16 +49,20 @@ impl Hub {
         let changed = sys.topics.sample(self.now_ms, own, cluster);
         for app in self.filters.sys_apps() {
             for message in messages(app, &changed, "$SYS/#") {
-                self.ports.push_all(|| ToShard::Transient(message.clone(), None));
+                for shard in (0u16..).take(self.ports.len()) {
+                    self.show(shard, ToShard::Transient(message.clone(), None));
+                }
             }
         }
     }
 
     /// What a new subscription is shown at once.
-    pub(super) fn sys_messages(&self, app: AppId, filter: &str) -> Vec<(Outgoing, Option<u64>)> {
+    pub(super) fn sys_messages(&self, app: AppId, filter: &str) -> Vec<Kept<Outgoing>> {
         let Some(sys) = &self.sys else { return Vec::new() };
         let values = sys.topics.values(self.now_ms, self.stats(), self.link.cluster_stats());
-        messages(app, &values, filter).map(|message| (message, None)).collect()
+        // Of QoS 0: nothing goes on with one.
+        let kept = |message| Kept { id: PushId::retained(0), message, expires_at_ms: None };
+        messages(app, &values, filter).map(kept).collect()
     }
 }
 

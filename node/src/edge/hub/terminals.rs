@@ -1,5 +1,7 @@
 //! What comes from the shards about terminals and their sessions, and the answers to it.
 
+use std::collections::HashMap;
+
 use cluster_proto::{
     AppId, Epoch, Qos, TerminalId,
     link::{
@@ -40,6 +42,35 @@ pub(super) struct PendingChange {
     request: RequestNo,
     app: AppId,
     terminal: TerminalId,
+}
+
+/// Bindings whose Unbind waits for its answer. As many as the Unbinds that are kept.
+///
+/// Unbind and Unbound have streams of their own. What the leader does once it has Unbound must come after the Unbind,
+/// which says what becomes of will and session: so a binding that ended by itself is Unbound when its end is committed.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    requests: HashMap<u64, Epoch>,
+    /// Whether the leader waits for Unbound.
+    asked: HashMap<Epoch, bool>,
+}
+
+impl Ends {
+    fn begin(&mut self, request: u64, epoch: Epoch) {
+        self.requests.insert(request, epoch);
+        self.asked.insert(epoch, false);
+    }
+
+    /// The leader wants Unbound; `false`: nothing has to come before it.
+    pub(super) fn ask(&mut self, epoch: Epoch) -> bool {
+        self.asked.get_mut(&epoch).map(|asked| *asked = true).is_some()
+    }
+
+    /// The Unbind was answered: the binding, if the leader waits for its Unbound.
+    fn answered(&mut self, request: u64) -> Option<Epoch> {
+        let epoch = self.requests.remove(&request)?;
+        self.asked.remove(&epoch).filter(|asked| *asked).map(|_| epoch)
+    }
 }
 
 impl Hub {
@@ -168,9 +199,12 @@ impl Hub {
         let PendingBind { conn, holder, app, terminal, credential_issued_at, is_over, ended_upto } = bind;
         self.bind_of.remove(&conn);
         let result = match result {
-            // Somebody else has the terminal by now; there is nothing to give back.
-            Ok(bound) if Some(bound.epoch) <= ended_upto => Err(RefuseReason::Stale),
             Ok(bound) if is_over => return self.give_back(app, terminal, holder, &bound),
+            // Kicked, or somebody else has the terminal by now: its session may be with this connection all the same.
+            Ok(bound) if Some(bound.epoch) <= ended_upto => {
+                self.give_back(app, terminal, holder, &bound);
+                Err(RefuseReason::Stale)
+            }
             // Others bound meanwhile.
             Ok(bound) if !self.has_place(app, &terminal) => {
                 self.give_back(app, terminal, holder, &bound);
@@ -205,13 +239,13 @@ impl Hub {
             OutboundStage::Received => (Qos::ExactlyOnce, None),
         };
         let shared = (bound.no != Some(target)).then_some(Shared { group: target, granted });
-        let expires_at_ms = Some(self.link.local_ms(expires_at_ms));
+        let expires_at_ms = expires_at_ms.map(|expires| self.link.local_ms(expires));
         Queued { push, message, qos0: false, dup: true, expires_at_ms, shared }
     }
 
     /// Nobody wants this binding. CONNACK was never sent, so there is no will to publish.
     fn give_back(&mut self, app: AppId, terminal: TerminalId, holder: u64, bound: &Bound) {
-        self.link.request(SessionRequestBody::Unbind(Unbind {
+        self.end_binding(Unbind {
             app,
             terminal,
             epoch: bound.epoch,
@@ -219,27 +253,35 @@ impl Hub {
             session_expiry_s: bound.session_expiry_s,
             will: WillFate::Discard,
             unacknowledged: Vec::new(),
-        }));
+        });
+    }
+
+    fn end_binding(&mut self, unbind: Unbind) {
+        let epoch = unbind.epoch;
+        if let Some(request) = self.link.request(SessionRequestBody::Unbind(unbind)) {
+            self.ends.begin(request, epoch);
+        }
     }
 
     fn closed(&mut self, part: ClosedPart) {
-        let ClosedPart { conn, app, terminal, session_expiry_s, will, unacknowledged } = part;
+        let ClosedPart { conn, app, terminal, ended_by_leader, session_expiry_s, will, unacknowledged } =
+            part;
         self.retains.forget(conn);
         if let Some(request) = self.bind_of.remove(&conn) {
-            self.link.cancel_bind(request);
+            let answer_comes = self.link.give_up_bind(request);
             match self.binds.get_mut(&request) {
-                Some(bind) if self.link.is_live() => bind.is_over = true,
-                // It will not be sent: no answer comes.
+                Some(bind) if answer_comes => bind.is_over = true,
                 _ => drop(self.binds.remove(&request)),
             }
         }
         let binding = self.bindings.unbind(app, &terminal, conn);
-        if let Some(epoch) = self.unbinding.remove(&conn) {
+        let asked = self.unbinding.remove(&conn);
+        if let Some(epoch) = asked.filter(|_| ended_by_leader || binding.is_none()) {
             self.link.unbound(epoch, unacknowledged.clone());
         }
         // None: taken over by another connection of this edge, or never bound.
         if let Some(binding) = binding {
-            self.link.request(SessionRequestBody::Unbind(Unbind {
+            self.end_binding(Unbind {
                 app,
                 terminal,
                 epoch: binding.epoch,
@@ -247,7 +289,10 @@ impl Hub {
                 session_expiry_s,
                 will,
                 unacknowledged,
-            }));
+            });
+            if let Some(epoch) = asked.filter(|_| !ended_by_leader) {
+                self.ends.ask(epoch);
+            }
         }
     }
 
@@ -308,8 +353,11 @@ impl Hub {
                 _ => self.bound(bind, Err(RefuseReason::Unavailable)),
             };
         }
+        if let Some(epoch) = self.ends.answered(request) {
+            self.link.unbound(epoch, Vec::new());
+        }
         let Some(answer) = self.answer_retained(request, answer) else { return };
-        // Otherwise an Unbind, whose answer says nothing new.
+        // Otherwise an Unbind.
         let Some(change) = self.changes.remove(&request) else { return };
         match answer {
             SessionAnswer::Reply(SessionReplyBody::Changed { no, session, index }) => {

@@ -287,6 +287,7 @@ impl Shard {
                 conn,
                 app,
                 terminal,
+                ended_by_leader: matches!(cause, CloseCause::Unbound(_)),
                 session_expiry_s,
                 will,
                 unacknowledged,

@@ -36,6 +36,8 @@ pub(crate) struct Connection {
     pub(super) counted: bool,
     /// The socket took less than there was: its task waits until it takes more.
     pub(super) blocked: bool,
+    /// The terminal hears nothing any more: nothing is written, and the connection ends when everything it said is read.
+    pub(super) write_failed: bool,
     /// Listed in [`Shard::dirty`].
     pub(super) dirty: bool,
     /// The session is over; what was said is still being written, until this time.
@@ -91,7 +93,7 @@ impl Connection {
     }
 
     pub(super) fn wants_write(&self) -> bool {
-        self.blocked || self.socket.wants_write()
+        !self.write_failed && (self.blocked || self.socket.wants_write())
     }
 
     pub(super) fn wake(&mut self) {

@@ -43,6 +43,7 @@ impl Shard {
             ToShard::Revoked(app, terminal, issued_until) => self.revoked(app, terminal, issued_until),
             ToShard::Report(link) => self.report(link),
             ToShard::LinkLive(link) => self.link_live(link),
+            ToShard::Leased => self.leased(),
             ToShard::LinkLost => self.link_lost(),
             ToShard::Drain => {
                 self.slots().into_iter().for_each(|slot| self.send_away(slot));
@@ -146,6 +147,16 @@ impl Shard {
         for slot in self.slots() {
             self.with_session(slot, |session, at, out| {
                 session.link_ready(out);
+                if session.has_waiting() {
+                    session.handle_writable(at, out);
+                }
+            });
+        }
+    }
+
+    fn leased(&mut self) {
+        for slot in self.slots() {
+            self.with_session(slot, |session, at, out| {
                 if session.has_waiting() {
                     session.handle_writable(at, out);
                 }

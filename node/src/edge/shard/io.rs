@@ -175,6 +175,9 @@ impl Shard {
     fn write(&mut self, slot: u32) {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
         connection.dirty = false;
+        if connection.write_failed {
+            return connection.out.free(&mut self.pool);
+        }
         if connection.blocked {
             return;
         }
@@ -190,8 +193,10 @@ impl Shard {
             Ok((written, count)) => self.written(slot, written, count),
             Err(error) => {
                 tracing::debug!("write: {error}");
-                let id = connection.id;
-                self.connection_lost(slot, id);
+                // What the terminal said before it went is still there to be read, DISCONNECT perhaps: reading ends it.
+                connection.write_failed = true;
+                connection.out.free(&mut self.pool);
+                connection.wake();
             }
         }
     }
@@ -230,6 +235,9 @@ impl Shard {
         for (slot, id) in self.wheel.advance(self.now_ms) {
             let now_ms = self.now_ms;
             let Some(connection) = self.connection(slot, id) else { continue };
+            if connection.armed_ms > now_ms {
+                continue; // from before it was last armed: another look is coming
+            }
             connection.armed_ms = u64::MAX;
             if connection.closing_until_ms.is_some_and(|until_ms| until_ms <= now_ms) {
                 self.remove(slot);

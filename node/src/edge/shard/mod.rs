@@ -25,6 +25,8 @@ mod out_buffer;
 mod proxy;
 mod run;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod websocket;
 mod wheel;
 
@@ -178,6 +180,7 @@ impl Shard {
             meter: None,
             counted: false,
             blocked: false,
+            write_failed: false,
             dirty: false,
             closing_until_ms: None,
             armed_ms: u64::MAX,
@@ -220,7 +223,8 @@ impl Shard {
 
     fn room(&self, slot: u32) -> usize {
         let connection = self.connections.get(slot as usize);
-        connection.map_or(0, |connection| OUT_ROOM.saturating_sub(connection.out.len()))
+        let hearing = connection.filter(|connection| !connection.write_failed);
+        hearing.map_or(0, |connection| OUT_ROOM.saturating_sub(connection.out.len()))
     }
 
     /// Has the wheel look at a connection in time.

@@ -18,6 +18,8 @@ use crate::{edge::gate::Place, transport::tls};
 
 /// Plaintext rustls may hold for a socket that takes no more; the rest stays in our own, bounded, buffer.
 const TLS_BUFFER_LEN_MAX: usize = 64 * 1024;
+/// Reads in a row that bring frames and nothing of MQTT.
+const READS_MAX: usize = 4;
 
 /// TCP, plain or with TLS. Readiness is TCP's; TLS is driven by hand between, so that a shard can write to any
 /// connection at any time without a task switch.
@@ -182,7 +184,13 @@ impl Socket {
         self.has_more = false;
         let count = match &mut self.websocket {
             None => self.link.try_read(buffer, len_max)?,
-            Some(websocket) => read_frames(websocket, &mut self.link, buffer, len_max)?,
+            Some(websocket) => match read_frames(websocket, &mut self.link, buffer, len_max)? {
+                Some(count) => count,
+                None => {
+                    self.has_more = true;
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+            },
         };
         self.has_more = count >= len_max && self.link.tls.is_some();
         Ok(count)
@@ -241,28 +249,30 @@ impl Socket {
     }
 }
 
-/// Reads until there is something of MQTT among the frames. What control frames ask for is answered on the way.
+/// Reads until there is something of MQTT among the frames; `None`: not yet, and others have to get their turn. What
+/// control frames ask for is answered on the way.
 fn read_frames(
     websocket: &mut WebSocket,
     link: &mut Link,
     buffer: &mut BytesMut,
     len_max: usize,
-) -> io::Result<usize> {
+) -> io::Result<Option<usize>> {
     let start = buffer.len();
-    while !websocket.has_ended() {
-        let count = link.try_read(buffer, len_max)?;
-        if count == 0 {
-            break;
+    for _ in 0..READS_MAX {
+        let ended = websocket.has_ended() || link.try_read(buffer, len_max)? == 0;
+        if ended {
+            return Ok(Some(0));
         }
         let decoded = websocket.decode(&mut buffer[start..]);
         // What is left is written when the socket takes it, or the peer does not hear it: it is gone then.
         let _ = websocket.flush(|head| link.try_write(&[], head)).and_then(|()| link.try_flush());
         buffer.truncate(start + decoded.as_ref().unwrap_or(&0));
-        if decoded? > 0 {
-            break;
+        let count = decoded?;
+        if count > 0 {
+            return Ok(Some(count));
         }
     }
-    Ok(buffer.len() - start)
+    Ok(None)
 }
 
 fn read_tls(
@@ -283,16 +293,13 @@ fn read_tls(
             Ok(0) => return Ok(buffer.len() - start),
             Ok(_) => {
                 let state = tls.process_new_packets();
-                // Handshake answers and alerts leave at once; what does not fit leaves on writability.
-                match flush_tls(tls, tcp) {
-                    Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
-                    _ => {}
-                }
+                // Handshake answers and alerts leave at once; what does not fit leaves on writability. An error says
+                // nothing of what was received before it: reading comes to its end, too.
+                let _ = flush_tls(tls, tcp);
                 state.map_err(tls::io_error)?;
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && buffer.len() > start => {
-                return Ok(buffer.len() - start);
-            }
+            // An error shows itself to the next read.
+            Err(_) if buffer.len() > start => return Ok(buffer.len() - start),
             Err(e) => return Err(e),
         }
     }

@@ -26,6 +26,11 @@ impl<K> Wheel<K> {
         tick * self.tick_ms
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.buckets.iter().map(Vec::len).sum()
+    }
+
     /// The keys to look at now.
     pub(crate) fn advance(&mut self, now_ms: u64) -> Vec<K> {
         let mut due = Vec::new();

@@ -31,6 +31,9 @@ pub(crate) struct Log {
     /// Every binding is ended before its Bound is sent: the terminal went elsewhere.
     pub(crate) ends_at_once: bool,
     pub(crate) unbinds: Vec<Unbind>,
+    /// Unbinds are not answered but kept here.
+    pub(crate) hold_unbinds: bool,
+    pub(super) held_unbinds: Vec<u64>,
     pub(crate) unbound: Vec<(Epoch, Vec<Unacknowledged>)>,
     pub(crate) bound: BTreeMap<TerminalId, Epoch>,
     /// Retained messages by topic, and what was asked of them.
@@ -43,6 +46,8 @@ pub(crate) struct Log {
     pub(crate) cluster: Stats,
     pub(crate) stats: Stats,
     pub(crate) draining: bool,
+    /// Heartbeats are not answered: there is no lease.
+    pub(crate) hold_heartbeats: bool,
     pub(crate) hold_publishes: bool,
     pub(crate) hold_receipts: bool,
     /// Bind at once, without asking the older connection.
@@ -200,7 +205,11 @@ impl Log {
             .filter(|(topic, _)| **topic > after && filter::matches(topic.as_str(), &ask.filter));
         let messages: Vec<RetainedMessage> = matching
             .take(self.retained_page_len.max(1))
-            .map(|(_, message)| RetainedMessage { message: message.clone(), expires_at_ms: None })
+            .map(|(_, message)| RetainedMessage {
+                id: PushId::retained(1),
+                message: message.clone(),
+                expires_at_ms: None,
+            })
             .collect();
         let is_full = messages.len() == self.retained_page_len.max(1);
         let next = messages.last().filter(|_| is_full).map(|last| last.message.topic.clone());
@@ -210,5 +219,5 @@ impl Log {
 }
 
 fn outbound(packet_id: u16, push: PushId, target: TerminalNo, stage: OutboundStage) -> Outbound {
-    Outbound { packet_id, push, target, stage, expires_at_ms: wall_ms() + 60_000 }
+    Outbound { packet_id, push, target, stage, expires_at_ms: Some(wall_ms() + 60_000) }
 }

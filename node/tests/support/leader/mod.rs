@@ -20,8 +20,8 @@ use cluster_proto::{
     credential::PublicKey,
     link::{
         BindingReport, Committed, Deliver, EdgeControl, Fetch, LeaderControl, Payload, Publish,
-        PublishOutcome, Published, PushDelivery, Receipts, SessionReply, SessionRequest, SharedDelivery,
-        SharedInFlight, StreamHeader, Transient, UnbindReason,
+        PublishOutcome, Published, PushDelivery, Receipts, SessionReply, SessionReplyBody, SessionRequest,
+        SharedDelivery, SharedInFlight, StreamHeader, Transient, UnbindReason,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -41,6 +41,7 @@ enum Order {
     Transient(Transient),
     Published(Published),
     Committed(Committed),
+    Session(SessionReply),
     DropLink,
 }
 
@@ -64,6 +65,9 @@ enum FromEdge {
 }
 
 impl FakeLeader {
+    /// Granted with every heartbeat that is answered.
+    pub(crate) const LEASE_MS: u64 = 5_000;
+
     pub(crate) async fn start(certificates: &Certificates, keys: Vec<PublicKey>) -> Self {
         let endpoint =
             Endpoint::bind(SocketAddr::from(([127, 0, 0, 1], 0)), certificates, &[Alpn::Link]).expect("bind");
@@ -180,6 +184,13 @@ impl FakeLeader {
         self.order(Order::Committed(Committed { seq }));
     }
 
+    /// The ends of bindings are committed.
+    pub(crate) fn answer_unbinds(&self) {
+        for request in self.with(|log| std::mem::take(&mut log.held_unbinds)) {
+            self.order(Order::Session(SessionReply { request, body: SessionReplyBody::Unbound }));
+        }
+    }
+
     pub(crate) fn drop_link(&self) {
         self.order(Order::DropLink);
     }
@@ -264,6 +275,7 @@ async fn carry_out(link: &mut Link, order: Order) -> Option<()> {
         Order::Transient(frame) => link.transient.send(&frame).await.ok(),
         Order::Published(frame) => link.published.send(&frame).await.ok(),
         Order::Committed(frame) => link.committed.send(&frame).await.ok(),
+        Order::Session(frame) => link.session.send(&frame).await.ok(),
         Order::DropLink => None,
     }
 }

@@ -13,7 +13,7 @@ use cluster_proto::{
 };
 use tokio::sync::Notify;
 
-use super::{FromEdge, Link, Log, wall_ms};
+use super::{FakeLeader, FromEdge, Link, Log, wall_ms};
 
 pub(super) struct Server {
     pub(super) log: Arc<Mutex<Log>>,
@@ -39,7 +39,7 @@ impl Server {
         Welcome {
             leader: NodeId(1),
             term: 1,
-            lease_ms: 5_000,
+            lease_ms: FakeLeader::LEASE_MS,
             heartbeat_ms: 300,
             applied: vec![
                 (Lane::Session, lane("session")),
@@ -87,6 +87,9 @@ impl Server {
                 let cluster = {
                     let mut log = self.log();
                     log.stats = stats;
+                    if log.hold_heartbeats {
+                        return Some(());
+                    }
                     log.cluster
                 };
                 let ack = LeaderControl::HeartbeatAck { nonce, now_ms: wall_ms(), cluster };
@@ -105,7 +108,12 @@ impl Server {
         let body = match body {
             SessionRequestBody::Bind(bind) => return self.bind(link, request, bind).await,
             SessionRequestBody::Unbind(unbind) => {
-                self.log().unbind(unbind);
+                let mut log = self.log();
+                log.unbind(unbind);
+                if log.hold_unbinds {
+                    log.held_unbinds.push(request);
+                    return Some(());
+                }
                 SessionReplyBody::Unbound
             }
             SessionRequestBody::Subscribe(subscribe) => {

@@ -130,6 +130,19 @@ fn an_end_of_a_connection_that_was_not_committed_is_asked_for_again() {
     assert!(matches!(w.take(a)[..], [Sent::Closed]));
 }
 
+/// The client may have given up meanwhile: then its edge tells the next link that the connection ended, and nothing more.
+#[test]
+fn a_bind_whose_link_closed_while_it_waited_opens_no_session() {
+    let mut w = World::new();
+    let (a, b) = (w.link_edge(1), w.link_edge(2));
+    let old = w.connect(a, w.lasting("tv-1"));
+    w.request(b, SessionRequestBody::Bind(w.lasting("tv-1")));
+    w.event(Event::LinkClosed(b));
+    w.commits = false;
+    w.unbound(&old, 0, Vec::new());
+    assert!(w.held.is_empty() && w.leader.binds.is_empty());
+}
+
 #[test]
 fn a_bind_whose_outcome_is_unknown_is_asked_for_again() {
     let mut w = World::new();

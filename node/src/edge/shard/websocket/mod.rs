@@ -210,10 +210,11 @@ impl WebSocket {
 
     /// Writes what is not payload and waits. `WouldBlock` when some is left.
     pub(super) fn flush(&mut self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
-        if self.out_left == 0 {
-            self.put_pong();
-        }
-        while !self.head.is_empty() {
+        // A pong waits until what is before it has left: a newer one takes its place meanwhile.
+        while self.wants_write() {
+            if self.head.is_empty() {
+                self.put_pong();
+            }
             let taken = write(&self.head)?;
             if taken == 0 {
                 return Err(io::ErrorKind::WriteZero.into());

@@ -224,3 +224,31 @@ fn an_idle_connection_holds_no_buffer() {
     assert_eq!((socket.head.capacity(), &socket.pong), (0, &None));
     assert!(size_of::<WebSocket>() <= 128, "{}", size_of::<WebSocket>());
 }
+
+#[test]
+fn pings_of_a_client_that_never_reads_cost_one_pong() {
+    let mut server = WebSocket::new(FRAME_LEN_MAX);
+    let mut sent = Vec::new();
+    let payloads: Vec<[u8; 125]> = (0..100).map(|i| [i; 125]).collect();
+    for payload in &payloads {
+        assert_eq!(server.decode(&mut frame(0x89, payload)).unwrap(), 0);
+        // The first bytes still find room.
+        let flushed = server.flush(|head| match sent.len() {
+            0 => {
+                sent.push(head[0]);
+                Ok(1)
+            }
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        });
+        assert_eq!(flushed.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(server.head.len() < 2 + payload.len());
+    }
+    server.flush(|head| sent.write(head)).unwrap();
+    let pong = |payload: &[u8]| [&[0x8A, payload.len() as u8], payload].concat();
+    assert_eq!(
+        sent,
+        [pong(&payloads[0]), pong(&payloads[99])].concat(),
+        "the first was begun, the last is owed"
+    );
+    assert!(!server.wants_write());
+}
