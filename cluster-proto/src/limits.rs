@@ -17,8 +17,20 @@ pub const PROPERTIES_LEN_MAX: usize = 16 * 1024;
 pub const MQTT_PACKET_LEN_MAX: usize = PAYLOAD_LEN_MAX + 64 * 1024;
 /// Largest frame on the link and on Raft's streams (snapshot files travel outside frames).
 pub const FRAME_LEN_MAX: usize = 8 * 1024 * 1024;
-/// Most terminals named in one `terminal:` audience or one bulk call frame.
+/// Most terminals and aliases named in one audience, and most terminals in one bulk call frame.
 pub const TERMINALS_PER_CALL_MAX: usize = 100_000;
+/// Longest alias of a terminal, bytes.
+pub const ALIAS_LEN_MAX: usize = 256;
+/// Most tags of a terminal.
+pub const TAGS_MAX: usize = 64;
+/// Longest key of a tag, bytes.
+pub const TAG_KEY_LEN_MAX: usize = 64;
+/// Longest value of a tag, bytes.
+pub const TAG_VALUE_LEN_MAX: usize = 256;
+/// Most parts of an audience expression, operators included: bounds what apply does for one block of terminals.
+pub const AUDIENCE_NODES_MAX: usize = 256;
+/// Deepest audience expression: bounds every recursion over it.
+pub const AUDIENCE_DEPTH_MAX: usize = 16;
 /// An audience up to this size is stored as one row with a state byte each; above, as bitmaps.
 pub const SMALL_AUDIENCE_MAX: usize = 64;
 /// Most subscriptions of one session.

@@ -5,11 +5,12 @@ use std::{
     net::SocketAddr,
     ops::{Deref, DerefMut},
     path::PathBuf,
+    process::Command,
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
     time::{Duration, Instant},
 };
 
-use chaos_tests::cluster::{Cluster, Doors};
+use chaos_tests::cluster::{Cluster, Doors, find_binary};
 use tokio::runtime::Runtime;
 
 use crate::{V311, build::Connect, client::Client, server::scratch, unique};
@@ -24,6 +25,8 @@ pub struct Nodes {
     runtime: Runtime,
     cluster: RwLock<Cluster>,
     addresses: Vec<(SocketAddr, SocketAddr)>,
+    /// Of [`EDGE`], which passes every call on.
+    api: SocketAddr,
     dir: PathBuf,
 }
 
@@ -56,7 +59,8 @@ impl Nodes {
         let here = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let addresses =
             cluster.nodes.iter().map(|node| (here(node.ports.mqtt), here(node.ports.ws))).collect();
-        Self { runtime, cluster: RwLock::new(cluster), addresses, dir }
+        let api = here(cluster.nodes[EDGE as usize - 1].ports.api);
+        Self { runtime, cluster: RwLock::new(cluster), addresses, api, dir }
     }
 
     /// Where node `id` speaks MQTT.
@@ -67,6 +71,20 @@ impl Nodes {
     /// Where node `id` speaks MQTT over WebSocket.
     pub fn ws(&self, id: u64) -> SocketAddr {
         self.addresses[id as usize - 1].1
+    }
+
+    /// What `carillon ARGUMENTS` prints when it speaks to the cluster as its administrator.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let output = Command::new(find_binary().expect("the product"))
+            .args(arguments)
+            .env("CARILLON_API", self.api.to_string())
+            .env("CARILLON_TOKEN", format!("@{}", self.dir.join("admin.token").display()))
+            .env("CARILLON_CA", self.dir.join("certs/ca.pem"))
+            .output()
+            .expect("the product");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "carillon {arguments:?}: {error}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Nobody disturbs the nodes while this is held.

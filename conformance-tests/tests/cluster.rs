@@ -106,6 +106,62 @@ fn settle(nodes: &Nodes, topic: &str, subscribers: &mut [Client]) {
     }
 }
 
+#[test]
+fn a_push_to_an_expression_reaches_exactly_whom_it_means_wherever_they_are() {
+    let nodes = nodes();
+    let _steady = nodes.steady();
+    let (run, topic) = (unique("run"), unique("news"));
+    let id = |kind: &str| format!("{kind}-{run}");
+    let (tag, alias) = (format!("run={run}"), format!("user-{run}"));
+    for (kind, labels) in [
+        ("tv", &["--tag", "os=tv", "--alias", &alias][..]),
+        ("phone", &["--tag", "os=phone", "--alias", &alias]),
+        ("box", &["--tag", "os=tv"]),
+        ("away", &["--tag", "os=tv"]),
+    ] {
+        nodes.command(&[&["terminal", "register", &id(kind), "--tag", &tag], labels].concat());
+    }
+    assert!(nodes.command(&["terminal", "get", &id("tv"), "--json"]).contains(&alias));
+    let connect = |kind: &str, node| Client::open_with(nodes.mqtt(node), &Connect::new(V5, &id(kind))).0;
+    let (mut tv, mut phone, mut cube) = (connect("tv", 1), connect("phone", 2), connect("box", EDGE));
+    let push = |expression: &str, payload: &str| {
+        let to = format!("tag:{tag} and ({expression})");
+        let push = ["push", "--to", &to, "--topic", &topic, "--payload", payload, "--json"];
+        let answer = nodes.command(&push);
+        (number(&answer, "push"), number(&answer, "audience"))
+    };
+
+    let (first, audience) = push("online and not tag:os=phone", "first");
+    assert_eq!(audience, 2);
+    for client in [&mut tv, &mut cube] {
+        assert_eq!(client.take().text(), "first");
+    }
+    nodes.command(&["status", &first.to_string(), "--watch"]);
+    assert_eq!(push(&format!("alias:{alias} and not delivered:{first}"), "second").1, 1);
+    assert_eq!(phone.take().text(), "second", "and not the first");
+
+    let offline = format!("tag:{tag} and offline");
+    let tried = nodes.command(&["push", "--dry-run", "--to", &offline, "--topic", &topic, "--json"]);
+    assert_eq!(number(&tried, "audience"), 1);
+    assert!(tried.contains(&id("away")), "{tried}");
+
+    // Two halves are everyone, and share nobody.
+    let (one, other) = (push("sample:0-50%", "half").1, push("sample:50-100%", "half").1);
+    assert_eq!(one + other, 4);
+    assert_eq!(push("all", "last").1, 4);
+    let mut away = connect("away", 3);
+    for client in [&mut tv, &mut phone, &mut cube, &mut away] {
+        assert_eq!(client.texts_until("last"), ["half"]);
+    }
+}
+
+/// A number of an answer in JSON.
+fn number(answer: &str, name: &str) -> u64 {
+    let (_, rest) = answer.split_once(&format!("\"{name}\":")).unwrap_or_else(|| panic!("{name}: {answer}"));
+    let digits: String = rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("{name}: {answer}"))
+}
+
 // [MQTT-3.1.4-3], 3.1.1 [MQTT-3.1.4-2].
 #[test]
 fn a_takeover_on_another_node_ends_the_old_connection() {

@@ -1,6 +1,7 @@
 //! Decisions without I/O.
 //!
 //! - [`mqtt`]: MQTT packets as our own types, and the session machine of one terminal.
+//! - [`audience`]: the text form of audiences.
 //! - [`subscriptions`]: topics, filters, and the tree that finds the filters matching a topic.
 //! - [`link`]: the machines at both ends of the link between an edge and the leader.
 //! - [`sys`]: what `$SYS` topics show.
@@ -17,6 +18,7 @@
 
 #![warn(clippy::iter_over_hash_type)]
 
+pub mod audience;
 pub mod link;
 pub mod mqtt;
 pub mod subscriptions;

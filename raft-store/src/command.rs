@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use cluster_proto::{
-    AppId, Incarnation, Message, NodeId, PushId, TerminalId, TerminalSet, Will,
+    AppId, Audience, Incarnation, Message, NodeId, PushId, TerminalId, TerminalSet, Will,
     link::{ExchangeStep, Inbound, Origin, Receipt, Subscription, Unacknowledged, WillFate},
 };
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ pub enum CommandBody {
     },
     /// Adds a signing key; the newest signs.
     InstallKey(SigningKey),
-    /// Registers terminals, or replaces tags of those that are. Answers [`crate::Applied::Registered`].
+    /// Registers terminals, or replaces tags and alias of those that are. Answers [`crate::Applied::Registered`].
     RegisterTerminals {
         /// Of this app.
         app: AppId,
@@ -187,8 +187,10 @@ impl std::fmt::Debug for SigningKey {
 pub struct NewTerminal {
     /// Its id.
     pub id: TerminalId,
-    /// Replaces its tags, `(key, value)` sorted; absent: leaves them.
+    /// Replaces its tags, `(key, value)` sorted, each key once; absent: leaves them.
     pub tags: Option<Vec<(String, String)>>,
+    /// Replaces its alias, by an empty one with none; absent: leaves it.
+    pub alias: Option<String>,
 }
 
 /// CONNECT with session expiry, or a clean start over an existing session.
@@ -227,8 +229,11 @@ pub struct Holder {
 pub struct AcceptPush {
     /// What to deliver.
     pub message: Message,
-    /// To whom.
+    /// To whom; its kind is that of the message.
     pub audience: Audience,
+    /// The numbered terminals, of any app, that are connected when this is proposed: the leader knows, apply does not.
+    /// Given where the audience depends on it.
+    pub online: Option<TerminalSet>,
     /// Milliseconds it stays deliverable.
     pub ttl_ms: u64,
     /// Milliseconds it stays its topic's retained message, if `message.retain` is set: the Message Expiry Interval;
@@ -249,15 +254,4 @@ pub struct IdempotencyKey {
     pub key: String,
     /// Of the whole request.
     pub digest: u128,
-}
-
-/// Whom a push is for; resolved to a set of terminals by apply, and frozen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Audience {
-    /// These terminals; an unknown one refuses the push.
-    Terminals(Vec<TerminalId>),
-    /// Every registered terminal of the app.
-    All,
-    /// Every session with a replicated subscription that matches the topic.
-    Topic,
 }

@@ -36,6 +36,8 @@ pub struct AcceptedPush {
     pub message: Arc<Message>,
     /// Everyone still pending when this was made.
     pub pending: TerminalSet,
+    /// It is for everyone who subscribes to its topic: those with best-effort subscriptions are shown it too.
+    pub shown: bool,
     /// Those of the audience whose subscription granted QoS 0 only.
     pub qos0: TerminalSet,
     /// Milliseconds since the epoch.

@@ -4,14 +4,11 @@
 mod world;
 
 use cluster_proto::{
-    AppId, Outcome, PushId, PushKind, Qos, State, TerminalNo, TerminalSet,
+    AppId, Audience, Outcome, PushId, PushKind, Qos, State, TerminalNo, TerminalSet,
     limits::{SMALL_AUDIENCE_MAX, SUBSCRIPTIONS_PER_SESSION_MAX},
     link::{Subscription, SubscriptionOptions, WillFate},
 };
-use raft_store::{
-    Applied, CommandBody, Effect, Refusal,
-    command::{Audience, Holder},
-};
+use raft_store::{Applied, CommandBody, Effect, Refusal, command::Holder};
 use world::{
     id,
     store::{Store, connection, open, set, terminals},

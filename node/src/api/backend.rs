@@ -2,8 +2,10 @@
 
 use std::future::Future;
 
-use cluster_proto::{AppId, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses};
-use raft_store::{Applied, CommandBody, command::SigningKey};
+use cluster_proto::{
+    AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses,
+};
+use raft_store::{Applied, CommandBody, Refusal, command::SigningKey};
 use tokio::sync::watch;
 
 /// Who leads, as this member knows.
@@ -70,6 +72,8 @@ pub struct TerminalView {
     pub id: TerminalId,
     /// Its tags, sorted.
     pub tags: Vec<(String, String)>,
+    /// Its alias.
+    pub alias: Option<String>,
     /// Milliseconds since the epoch.
     pub registered_at_ms: u64,
 }
@@ -150,6 +154,8 @@ pub trait Control: Clone + Send + Sync + 'static {
 
     /// The edge a terminal is connected to.
     fn presence(&self, app: AppId, id: &TerminalId) -> impl Future<Output = Option<NodeId>> + Send;
+    /// The numbered terminals that are connected, of all apps; `None` while the leader does not know all of them.
+    fn online(&self) -> impl Future<Output = Option<TerminalSet>> + Send;
     /// The edge a terminal is connected to, and whether it may hold a push.
     fn holding(&self, app: AppId, id: &TerminalId, push: PushId) -> impl Future<Output = Holding> + Send;
     /// Ends its connection; says whether there was one.
@@ -202,6 +208,15 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn counts(&self, push: PushId) -> Option<Counts>;
     /// Who of its audience is in this state.
     fn targets(&self, push: PushId, state: State) -> Option<TerminalSet>;
+    /// Whom an audience means now; `online` is given where that depends on it. Takes time with the audience: not for the
+    /// runtime's own threads.
+    fn resolve(
+        &self,
+        audience: &Audience,
+        app: AppId,
+        topic: &str,
+        online: Option<&TerminalSet>,
+    ) -> Result<TerminalSet, Refusal>;
     /// The state of a terminal or group; absent: not in the audience.
     fn state_of(&self, push: PushId, no: TerminalNo) -> Option<State>;
     /// A shared subscription group the terminal is a member of and the push is for, and its filter.

@@ -77,7 +77,7 @@ impl Place {
 fn explain(place: &Place, holding: &Holding, owed_before: usize) -> (Explanation, String) {
     let state = match place {
         Place::Nowhere => {
-            let words = "it was not in the audience when the push was accepted: not registered, or not subscribed, then";
+            let words = "it was not in the audience when the push was accepted: not registered, not subscribed, or otherwise not meant then";
             return (Explanation::NotInAudience, words.to_owned());
         }
         Place::OfGroup(state, filter) => {

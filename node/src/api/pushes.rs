@@ -1,9 +1,9 @@
-//! The service of pushes: accept, recall, status.
+//! The service of pushes: accept, try, recall, status.
 
 use std::time::Duration;
 
 use cluster_proto::{
-    AppId, DropReason, PushId, State, TerminalSet,
+    AppId, Audience, DropReason, PushId, State, TerminalNo, TerminalSet,
     admin::{self, TargetState, pushes_server::Pushes},
     credential::Scope,
 };
@@ -39,10 +39,11 @@ impl<C: Control> Pushes for Services<C> {
         let name = validate::app_name(&request.app).to_owned();
         caller.in_app(&name)?;
         let app = self.app(&name).await?;
-        let accept = validate::push(request, app, self.limits)?;
+        let mut accept = validate::push(request, app, self.limits)?;
         if self.control.is_disk_full() {
             return Err(status::disk_full());
         }
+        accept.online = self.online_for(&accept.audience).await?;
         match self.control.propose(CommandBody::AcceptPush(accept)).await.map_err(status::propose)? {
             Applied::Accepted { push, audience, repeated } => {
                 tracing::debug!(%push, audience, repeated, app = name, caller = caller.name, "push accepted");
@@ -50,6 +51,30 @@ impl<C: Control> Pushes for Services<C> {
             }
             other => Err(status::unexpected(&other)),
         }
+    }
+
+    async fn dry_run(
+        &self,
+        request: Request<admin::DryRunRequest>,
+    ) -> Result<Response<admin::DryRunResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Read)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let app = self.app(name).await?;
+        let trial = validate::trial(request)?;
+        let online = self.online_for(&trial.audience).await?;
+        self.control.linearize().await.map_err(status::no_leader)?;
+        let control = self.control.clone();
+        let resolved = tokio::task::spawn_blocking(move || {
+            let meant = control.resolve(&trial.audience, app, &trial.topic, online.as_ref());
+            meant.map(|meant| admin::DryRunResponse {
+                audience: meant.len(),
+                sample: spread(&meant, trial.sample).map(|no| shown(&control, no)).collect(),
+            })
+        });
+        let resolved = resolved.await.map_err(|_| status::unavailable("this node is going down"))?;
+        resolved.map(Response::new).map_err(|refusal| status::refusal(&refusal))
     }
 
     async fn cancel(
@@ -117,6 +142,15 @@ impl<C: Control> Pushes for Services<C> {
 }
 
 impl<C: Control> Services<C> {
+    /// Who is connected, where an audience depends on it.
+    async fn online_for(&self, audience: &Audience) -> Result<Option<TerminalSet>, Status> {
+        if !audience.mentions_online() {
+            return Ok(None);
+        }
+        let online = self.control.online().await;
+        online.map(Some).ok_or_else(|| status::unavailable("the leader does not know yet who is online"))
+    }
+
     async fn asked(&self, request: Request<admin::StatusRequest>) -> Result<(AppId, PushId), Status> {
         let caller = self.gate.allow(&request, Scope::Read)?;
         let request = request.into_inner();
@@ -180,20 +214,24 @@ fn states(asked: TargetState) -> Result<Vec<State>, Status> {
     })
 }
 
+/// Some of a set, at most `count`, at equal distances.
+fn spread(set: &TerminalSet, count: usize) -> impl Iterator<Item = TerminalNo> + '_ {
+    let (len, count) = (set.len(), (count as u64).min(set.len()));
+    (0..count).filter_map(move |n| set.0.select((n * len / count) as u32).map(TerminalNo))
+}
+
+/// How a terminal is listed.
+fn shown<C: Control>(control: &C, no: TerminalNo) -> String {
+    control.terminal_id(no).map_or_else(|| format!("#{no}"), Into::into)
+}
+
 /// The ids of a set, a page at a time: a broad audience is never in memory as text.
 fn pages<C: Control>(
     control: C,
     targets: TerminalSet,
 ) -> impl futures_util::Stream<Item = Result<admin::ListTargetsResponse, Status>> + Send {
     unfold((control, targets.0.into_iter()), |(control, mut rest)| async move {
-        let ids: Vec<_> = rest
-            .by_ref()
-            .take(PAGE_LEN)
-            .map(|no| {
-                let no = cluster_proto::TerminalNo(no);
-                control.terminal_id(no).map_or_else(|| format!("#{no}"), Into::into)
-            })
-            .collect();
+        let ids: Vec<_> = rest.by_ref().take(PAGE_LEN).map(|no| shown(&control, TerminalNo(no))).collect();
         if ids.is_empty() { None } else { Some((Ok(admin::ListTargetsResponse { ids }), (control, rest))) }
     })
 }

@@ -105,7 +105,7 @@ impl<C: Control> Terminals for Services<C> {
         let ttl_s = validate::credential_ttl(request.ttl_s)?;
         let publish = validate::permissions("publish", request.publish)?;
         let subscribe = validate::permissions("subscribe", request.subscribe)?;
-        let ids = validate::ids(request.ids)?;
+        let ids = validate::ids("ids", request.ids)?;
         let app = self.app(&name).await?;
         let numbered = self.numbered(app, ids).await?;
         let key = self.control.signing_key().ok_or_else(status::not_initialised)?;
@@ -185,7 +185,7 @@ impl<C: Control> Services<C> {
             self.control.terminal(app, id).map(|view| view.no).filter(|no| no.is_registered())
         };
         let missing: Vec<_> = ids.iter().filter(|id| known(id).is_none()).cloned().collect();
-        let new = missing.iter().map(|id| NewTerminal { id: id.clone(), tags: None }).collect();
+        let new = missing.iter().map(|id| NewTerminal { id: id.clone(), tags: None, alias: None }).collect();
         let (nos, _) = self.register_all(app, new).await?;
         let new: std::collections::HashMap<_, _> = missing.into_iter().zip(nos).collect();
         let number = |id: TerminalId| {
@@ -206,6 +206,7 @@ impl<C: Control> Services<C> {
             registered_at_ms: view.registered_at_ms,
             owed: self.control.owed_len(view.no, OWED_PER_TERMINAL_MAX) as u64,
             session: self.control.has_session(view.no),
+            alias: view.alias.unwrap_or_default(),
             id: view.id.into(),
         }
     }
@@ -216,7 +217,7 @@ fn chunk_len(terminals: &[NewTerminal]) -> usize {
     let mut bytes = 0;
     let fits = terminals.iter().take(REGISTER_CHUNK).take_while(|new| {
         let tags = new.tags.iter().flatten().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        bytes += new.id.as_str().len() + tags;
+        bytes += new.id.as_str().len() + tags + new.alias.as_ref().map_or(0, String::len);
         bytes <= REGISTER_CHUNK_BYTES
     });
     fits.count().max(1).min(terminals.len())

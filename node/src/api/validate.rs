@@ -4,22 +4,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cluster_proto::{
-    AppId, Message, MessageProperties, PushKind, Qos, TerminalId, admin,
-    limits::{PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX, TERMINALS_PER_CALL_MAX},
+    AppId, Audience, Message, MessageProperties, Qos, TerminalId, admin,
+    audience::{check_alias, check_tag_key, check_tag_value},
+    limits::{PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX, TAGS_MAX, TERMINALS_PER_CALL_MAX},
 };
 use fabric_core::subscriptions::{
     Filter,
     filter::{validate_filter, validate_topic},
 };
 use prost::Message as _;
-use raft_store::command::{AcceptPush, Audience, IdempotencyKey, NewTerminal};
+use raft_store::command::{AcceptPush, IdempotencyKey, NewTerminal};
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::audience;
+
 const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
-const TAGS_MAX: usize = 64;
-const TAG_KEY_LEN_MAX: usize = 64;
-const TAG_VALUE_LEN_MAX: usize = 256;
+/// Terminals named by a dry run.
+const TRIAL_SAMPLE_MAX: usize = 1_000;
 const APP_NAME_LEN_MAX: usize = 64;
 /// They travel in the password of every CONNECT.
 const PERMISSIONS_MAX: usize = 32;
@@ -38,12 +40,23 @@ pub struct PushLimits {
     pub ttl_max: Duration,
 }
 
+/// What a dry run asks.
+#[derive(Clone, Debug)]
+pub(super) struct Trial {
+    /// Whom the push would be for.
+    pub(super) audience: Audience,
+    /// Its topic; may be empty.
+    pub(super) topic: String,
+    /// How many of them to name.
+    pub(super) sample: usize,
+}
+
 /// The app a request means.
 pub(super) fn app_name(asked: &str) -> &str {
     if asked.is_empty() { APP_DEFAULT } else { asked }
 }
 
-/// The command of a push request.
+/// The command of a push request; who is online is not filled in.
 pub(super) fn push(
     mut request: admin::PushRequest,
     app: AppId,
@@ -51,15 +64,14 @@ pub(super) fn push(
 ) -> Result<AcceptPush, Status> {
     let ttl_ms = ttl(request.ttl_ms, limits)?;
     let idempotency = idempotency(&mut request)?;
-    let audience = audience(request.audience)?;
-    let kind = if audience == Audience::Topic { PushKind::Topic } else { PushKind::Identity };
+    let audience = audience::read(request.audience)?;
     validate_topic(&request.topic).map_err(|error| invalid(format!("topic: {error}")))?;
     if request.payload.len() > PAYLOAD_LEN_MAX {
         return Err(too_much("payload", request.payload.len(), PAYLOAD_LEN_MAX, "bytes"));
     }
     let message = Message {
         app,
-        kind,
+        kind: audience.kind(),
         topic: request.topic,
         qos: qos(request.qos)?,
         payload: Bytes::from(request.payload),
@@ -68,7 +80,15 @@ pub(super) fn push(
         retain: false,
         tells_expiry: request.ttl_ms > 0,
     };
-    Ok(AcceptPush { message, audience, ttl_ms, retained_ttl_ms: None, idempotency, exchange: None })
+    Ok(AcceptPush {
+        message,
+        audience,
+        online: None,
+        ttl_ms,
+        retained_ttl_ms: None,
+        idempotency,
+        exchange: None,
+    })
 }
 
 fn ttl(asked_ms: u64, limits: PushLimits) -> Result<u64, Status> {
@@ -98,14 +118,18 @@ fn idempotency(request: &mut admin::PushRequest) -> Result<Option<IdempotencyKey
     Ok(Some(IdempotencyKey { key, digest: xxh3_128(&request.encode_to_vec()) }))
 }
 
-fn audience(asked: Option<admin::Audience>) -> Result<Audience, Status> {
-    use admin::audience::Of;
-    match asked.and_then(|audience| audience.of) {
-        Some(Of::All(_)) => Ok(Audience::All),
-        Some(Of::Topic(_)) => Ok(Audience::Topic),
-        Some(Of::Terminals(list)) => ids(list.ids).map(Audience::Terminals),
-        None => Err(invalid("audience is missing: name terminals, topic or all")),
+/// The audience of a trial: a topic is needed only where the audience mentions it.
+pub(super) fn trial(request: admin::DryRunRequest) -> Result<Trial, Status> {
+    let admin::DryRunRequest { audience, topic, sample, .. } = request;
+    let audience = audience::read(audience)?;
+    if audience.mentions_topic() || !topic.is_empty() {
+        validate_topic(&topic).map_err(|error| invalid(format!("topic: {error}")))?;
     }
+    let sample = sample as usize;
+    if sample > TRIAL_SAMPLE_MAX {
+        return Err(too_much("sample", sample, TRIAL_SAMPLE_MAX, "terminals"));
+    }
+    Ok(Trial { audience, topic, sample })
 }
 
 fn qos(asked: u32) -> Result<Qos, Status> {
@@ -151,9 +175,10 @@ fn check_properties(properties: &MessageProperties) -> Result<(), Status> {
 }
 
 /// Terminal ids, at least one.
-pub(super) fn ids(asked: Vec<String>) -> Result<Vec<TerminalId>, Status> {
-    some("ids", asked.len())?;
-    let check = |(at, asked)| TerminalId::new(asked).map_err(|error| invalid(format!("ids[{at}]: {error}")));
+pub(super) fn ids(what: &str, asked: Vec<String>) -> Result<Vec<TerminalId>, Status> {
+    some(what, asked.len())?;
+    let check =
+        |(at, asked)| TerminalId::new(asked).map_err(|error| invalid(format!("{what}[{at}]: {error}")));
     asked.into_iter().enumerate().map(check).collect()
 }
 
@@ -178,7 +203,10 @@ fn new_terminal(at: usize, asked: admin::NewTerminal) -> Result<NewTerminal, Sta
     let mut tags: Vec<_> = asked.tags.into_iter().collect();
     tags.sort();
     check_tags(&tags).map_err(|error| invalid(format!("terminals[{at}].tags: {error}")))?;
-    Ok(NewTerminal { id, tags: Some(tags).filter(|tags| !tags.is_empty()) })
+    if let Some(alias) = asked.alias.as_ref().filter(|alias| !alias.is_empty()) {
+        check_alias(alias).map_err(|error| invalid(format!("terminals[{at}].alias: {error}")))?;
+    }
+    Ok(NewTerminal { id, tags: Some(tags).filter(|tags| !tags.is_empty()), alias: asked.alias })
 }
 
 fn check_tags(tags: &[(String, String)]) -> Result<(), String> {
@@ -186,18 +214,9 @@ fn check_tags(tags: &[(String, String)]) -> Result<(), String> {
         return Err(format!("{} tags, the most is {TAGS_MAX}", tags.len()));
     }
     for (key, value) in tags {
-        if key.is_empty() || key.len() > TAG_KEY_LEN_MAX {
-            return Err(format!("key {key:?} must have 1 to {TAG_KEY_LEN_MAX} bytes"));
-        }
-        if value.len() > TAG_VALUE_LEN_MAX {
-            return Err(format!(
-                "the value of {key:?} has {} bytes, the most is {TAG_VALUE_LEN_MAX}",
-                value.len()
-            ));
-        }
-        if key.contains(|c: char| c.is_control() || c == '=') || value.contains(char::is_control) {
-            return Err(format!("{key:?} has a control character, or `=` in its key"));
-        }
+        check_tag_key(key)
+            .and_then(|()| check_tag_value(value))
+            .map_err(|error| format!("{key:?}: {error}"))?;
     }
     Ok(())
 }
@@ -247,7 +266,7 @@ pub(super) fn invalid(what: impl Into<String>) -> Status {
     Status::invalid_argument(what)
 }
 
-fn some(what: &str, len: usize) -> Result<(), Status> {
+pub(super) fn some(what: &str, len: usize) -> Result<(), Status> {
     if len == 0 {
         return Err(invalid(format!("{what} is empty")));
     }
@@ -263,6 +282,8 @@ fn too_much(what: &str, len: usize, max: usize, unit: &str) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use cluster_proto::PushKind;
+
     use super::*;
 
     const LIMITS: PushLimits =
@@ -313,7 +334,9 @@ mod tests {
         assert!(refused(|r| r.idempotency_key = "x".repeat(129)).contains("idempotency_key"));
         let ids = vec!["a".to_owned(), "b\n".to_owned()];
         let of = Some(admin::audience::Of::Terminals(admin::TerminalList { ids }));
-        assert!(refused(|r| r.audience = Some(admin::Audience { of })).starts_with("ids[1]: "));
+        assert!(
+            refused(|r| r.audience = Some(admin::Audience { of })).starts_with("audience.terminals.ids[1]: ")
+        );
         let user_properties = vec![admin::UserProperty { name: "a\0".to_owned(), value: String::new() }];
         let properties = admin::Properties { user_properties, ..Default::default() };
         assert!(refused(|r| r.properties = Some(properties)).contains("U+0000"));
@@ -332,7 +355,42 @@ mod tests {
     }
 
     #[test]
-    fn only_a_topic_audience_makes_a_topic_push() {
+    fn labels_of_terminals_are_checked() {
+        let register = |tag: (&str, &str), alias: &str| {
+            let new = admin::NewTerminal {
+                id: "tv-1".to_owned(),
+                tags: [(tag.0.to_owned(), tag.1.to_owned())].into(),
+                alias: Some(alias.to_owned()),
+            };
+            terminals(vec![new])
+        };
+        assert_eq!(register(("os", "tv"), "").expect("valid")[0].alias.as_deref(), Some(""), "removes it");
+        for (tag, alias, place) in [
+            (("", "x"), "u", "terminals[0].tags: \"\": tag key is empty"),
+            (("a=b", "x"), "u", "terminals[0].tags: \"a=b\": tag key has a `=`"),
+            (("os", "\n"), "u", "terminals[0].tags: \"os\": tag value has a control character"),
+            (("os", "tv"), "\t", "terminals[0].alias: alias has a control character"),
+        ] {
+            let said = register(tag, alias).expect_err("refused");
+            assert!(said.message().starts_with(place), "{}", said.message());
+        }
+    }
+
+    #[test]
+    fn a_trial_needs_a_topic_only_for_its_subscribers() {
+        let trial_of = |expression: &str, topic: &str, sample| {
+            let of = Some(admin::audience::Of::Expression(expression.to_owned()));
+            let (audience, topic) = (Some(admin::Audience { of }), topic.to_owned());
+            trial(admin::DryRunRequest { app: String::new(), audience, topic, sample })
+        };
+        assert!(trial_of("online", "", 1_000).is_ok());
+        assert!(trial_of("online", "a/#", 0).is_err());
+        assert!(trial_of("online and topic", "", 0).expect_err("refused").message().starts_with("topic: "));
+        assert!(trial_of("all", "", 1_001).expect_err("refused").message().starts_with("sample has 1001"));
+    }
+
+    #[test]
+    fn only_an_audience_of_subscribers_makes_a_topic_push() {
         let identity = push(request(), AppId::DEFAULT, LIMITS).expect("valid");
         assert_eq!(identity.message.kind, PushKind::Identity);
         let of = Some(admin::audience::Of::Topic(admin::Subscribers {}));

@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cluster_proto::Audience;
+use fabric_core::audience;
 
-use super::audience::Audience;
 use crate::{config::parse_duration, transport::Roles};
 
 /// One push to many terminals, and exactly who has it.
@@ -207,13 +208,16 @@ pub(super) struct Permissions {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TerminalCommand {
-    /// Registers a terminal, or replaces its tags
+    /// Registers a terminal, or replaces its tags and alias
     Register {
         /// Terminal id: the MQTT client id
         id: String,
         /// A tag; may be repeated
         #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = key_value)]
         tags: Vec<(String, String)>,
+        /// What all terminals of one user share; empty: none any more
+        #[arg(long, value_name = "NAME")]
+        alias: Option<String>,
     },
     /// What is known of a terminal
     Get {
@@ -265,9 +269,13 @@ pub(super) enum TerminalCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
-    /// For whom: terminal:ID[,ID...], topic (its subscribers) or all
-    #[arg(long, value_name = "AUDIENCE", value_parser = Audience::parse)]
+    /// For whom: terminal:ID[,ID...], alias:NAME[,NAME...], tag:KEY=VALUE, topic (its subscribers), all, online,
+    /// offline, delivered:PUSH, pending:PUSH, sample:A-B%; combined with not, and, or, ( )
+    #[arg(long, value_name = "AUDIENCE", value_parser = audience::parse)]
     pub to: Audience,
+    /// Push nothing: tell how many the audience is now, and some of them
+    #[arg(long)]
+    pub dry_run: bool,
     /// What terminals see; no wildcards
     #[arg(long)]
     pub topic: String,

@@ -3,13 +3,12 @@
 //! Exit status: 0 done, 1 refused or failed (nothing was done, or the reason says what), 2 wrong usage, 3 the outcome
 //! is unknown.
 //!
-//! - `args`: what can be typed. `audience`: the `--to` of a push.
+//! - `args`: what can be typed.
 //! - `client`: calls to a cluster, over several addresses, repeated where that is safe.
 //! - one file per group of commands; `output`: tables, JSON, times; `files`: secrets on disk.
 
 mod apps;
 mod args;
-mod audience;
 mod certs;
 mod client;
 mod cluster;

@@ -2,8 +2,10 @@
 
 use std::io::Read as _;
 
-use cluster_proto::{admin, limits::PAYLOAD_LEN_MAX};
+use cluster_proto::{Audience, admin, limits::PAYLOAD_LEN_MAX};
+use fabric_core::audience::Text;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
     Failure,
@@ -13,12 +15,18 @@ use super::{
     output::{Out, table, time},
 };
 
+/// How many terminals a dry run names.
+const SAMPLE: u32 = 10;
+
 pub(super) async fn push(args: PushArgs, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    if args.dry_run {
+        return dry_run(args, client, out).await;
+    }
     let request = admin::PushRequest {
         app: client.app.clone(),
         payload: payload(&args)?,
         properties: Some(properties(&args)),
-        audience: Some(args.to.into_proto()),
+        audience: Some(audience(&args.to)),
         topic: args.topic,
         qos: args.qos,
         ttl_ms: args.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
@@ -40,6 +48,26 @@ pub(super) async fn push(args: PushArgs, client: &mut Client, out: &mut Out) -> 
         let (s, push) = (if answer.audience == 1 { "" } else { "s" }, answer.push);
         format!("push {push} is accepted for {} terminal{s}{known}", answer.audience)
     })
+}
+
+async fn dry_run(args: PushArgs, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let audience = Some(audience(&args.to));
+    let request =
+        admin::DryRunRequest { app: client.app.clone(), audience, topic: args.topic, sample: SAMPLE };
+    let answer = client.call(Repeat::Read, request, |channel, request| async move {
+        client::pushes(channel).dry_run(request).await
+    });
+    let admin::DryRunResponse { audience, sample } = answer.await?;
+    out.result(&json!({ "audience": audience, "sample": sample }), || {
+        let s = if audience == 1 { "" } else { "s" };
+        let named: String = sample.iter().map(|id| format!("\n  {id}")).collect();
+        let more = if audience > sample.len() as u64 { "\n  …" } else { "" };
+        format!("nothing is pushed; it would be for {audience} terminal{s}{named}{more}")
+    })
+}
+
+fn audience(to: &Audience) -> admin::Audience {
+    admin::Audience { of: Some(admin::audience::Of::Expression(Text(to).to_string())) }
 }
 
 #[derive(Serialize)]
@@ -195,7 +223,7 @@ async fn terminals(push: u64, state: TargetState, client: &mut Client, out: &mut
             out.text(&page.ids.join("\n"));
         }
     }
-    if out.is_json() { out.json(&serde_json::json!({ "push": push, "terminals": all })) } else { Ok(()) }
+    if out.is_json() { out.json(&json!({ "push": push, "terminals": all })) } else { Ok(()) }
 }
 
 fn to_proto(state: TargetState) -> admin::TargetState {

@@ -19,7 +19,10 @@ const CREDENTIALS_PER_CALL: usize = 2_000;
 
 pub(super) async fn run(command: TerminalCommand, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
     match command {
-        TerminalCommand::Register { id, tags } => register(id, tags, client, out).await,
+        TerminalCommand::Register { id, tags, alias } => {
+            let tags = tags.into_iter().collect();
+            register(admin::NewTerminal { id, tags, alias }, client, out).await
+        }
         TerminalCommand::Get { id } => get(id, client, out).await,
         TerminalCommand::List { after, limit } => list(after, limit, client, out).await,
         TerminalCommand::Subscriptions { id } => subscriptions(id, client, out).await,
@@ -37,13 +40,8 @@ pub(super) async fn run(command: TerminalCommand, client: &mut Client, out: &mut
     }
 }
 
-async fn register(
-    id: String,
-    tags: Vec<(String, String)>,
-    client: &mut Client,
-    out: &mut Out,
-) -> Result<(), Failure> {
-    let terminal = admin::NewTerminal { id: id.clone(), tags: tags.into_iter().collect() };
+async fn register(terminal: admin::NewTerminal, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let id = terminal.id.clone();
     let request = admin::RegisterRequest { app: client.app.clone(), terminals: vec![terminal] };
     let answer = client.call(Repeat::Same, request, |channel, request| async move {
         client::terminals(channel).register(request).await
@@ -66,6 +64,7 @@ async fn get(id: String, client: &mut Client, out: &mut Out) -> Result<(), Failu
             vec!["terminal".to_owned(), terminal.id.clone()],
             vec!["app".to_owned(), terminal.app.clone()],
             vec!["number".to_owned(), terminal.no.to_string()],
+            vec!["alias".to_owned(), terminal.alias.clone().unwrap_or_default()],
             vec!["tags".to_owned(), terminal.tags()],
             vec!["online".to_owned(), terminal.place()],
             vec!["session".to_owned(), if terminal.session { "yes" } else { "no" }.to_owned()],
@@ -227,6 +226,7 @@ struct Known {
     id: String,
     app: String,
     no: u32,
+    alias: Option<String>,
     tags: std::collections::BTreeMap<String, String>,
     online: bool,
     edge: Option<u64>,
@@ -241,6 +241,7 @@ impl From<admin::Terminal> for Known {
             id: terminal.id,
             app: terminal.app,
             no: terminal.no,
+            alias: Some(terminal.alias).filter(|alias| !alias.is_empty()),
             tags: terminal.tags.into_iter().collect(),
             online: terminal.online,
             edge: Some(terminal.edge).filter(|_| terminal.online),

@@ -1,12 +1,12 @@
 //! The control group as the API sees it: conversions, no decisions.
 
 use cluster_proto::{
-    AppId, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
+    AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
     link::{NodeAddresses, UnbindReason},
 };
 use raft_store::{
     Applied, Command, CommandBody, ControlGroup, MembershipError as GroupMembershipError,
-    ProposeError as GroupProposeError, command::SigningKey,
+    ProposeError as GroupProposeError, Refusal, command::SigningKey,
 };
 use tokio::sync::watch;
 
@@ -56,6 +56,10 @@ impl Control for ControlHandle {
 
     async fn presence(&self, app: AppId, id: &TerminalId) -> Option<NodeId> {
         self.where_is(app, id).await
+    }
+
+    async fn online(&self) -> Option<TerminalSet> {
+        self.who_is_online().await
     }
 
     async fn holding(&self, app: AppId, id: &TerminalId, push: PushId) -> Holding {
@@ -171,6 +175,16 @@ impl Control for ControlHandle {
         self.group().tables().targets(push, state)
     }
 
+    fn resolve(
+        &self,
+        audience: &Audience,
+        app: AppId,
+        topic: &str,
+        online: Option<&TerminalSet>,
+    ) -> Result<TerminalSet, Refusal> {
+        self.group().tables().resolve(audience, app, topic, online)
+    }
+
     fn signing_key(&self) -> Option<SigningKey> {
         self.group().tables().signing_key()
     }
@@ -181,6 +195,7 @@ fn terminal_view(record: raft_store::tables::TerminalRecord) -> TerminalView {
         no: record.no,
         id: record.id,
         tags: record.tags,
+        alias: record.alias,
         registered_at_ms: record.registered_at_ms,
     }
 }

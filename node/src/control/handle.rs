@@ -1,7 +1,7 @@
 //! What the API asks of the control role on this node.
 
 use cluster_proto::{
-    AppId, NodeId, PushId, TerminalId,
+    AppId, NodeId, PushId, TerminalId, TerminalSet,
     link::{NodeAddresses, UnbindReason},
 };
 use raft_store::{Applied, ControlGroup, ProposeError};
@@ -66,6 +66,11 @@ impl ControlHandle {
     /// Where a terminal is connected.
     pub async fn where_is(&self, app: AppId, terminal: &TerminalId) -> Option<NodeId> {
         self.ask(|reply| Question::Presence(app, terminal.clone(), reply)).await.flatten()
+    }
+
+    /// The numbered terminals that are connected, if all edges have told whom they hold.
+    pub async fn who_is_online(&self) -> Option<TerminalSet> {
+        self.ask(Question::Online).await.flatten()
     }
 
     /// Where a terminal is connected, and whether its edge may hold a push.

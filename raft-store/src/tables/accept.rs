@@ -30,12 +30,13 @@ pub(crate) fn push(
     txn.head.last_push += 1;
     let push = PushId::new(GROUP, txn.head.last_push);
     let expires_at_ms = txn.now_ms().saturating_add(ttl_ms);
-    let qos0 = TerminalSet(audience.union(|part| &part.qos0));
+    let (shown, qos0) = (audience.shown, TerminalSet(audience.union(|part| &part.qos0)));
     let is_kept = audience.len() > 0 || message.kind == PushKind::Identity || by_back_end;
     let pending = if is_kept {
         let row = PushRow {
             app: message.app,
             kind: message.kind,
+            shown,
             accepted_at_ms: txn.now_ms(),
             expires_at_ms,
             audience_len: audience.len(),
@@ -57,6 +58,7 @@ pub(crate) fn push(
         push,
         message: Arc::new(message),
         pending: TerminalSet(pending),
+        shown,
         qos0,
         expires_at_ms,
     })));

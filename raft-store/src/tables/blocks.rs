@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use cluster_proto::{PushId, State};
+use cluster_proto::State;
 use roaring::RoaringBitmap;
+use rocksdb::DBRawIterator;
 
 use super::{
-    db::Db,
     error::StoreError,
     keys,
     value::{self, KIND_AUDIENCE, KIND_QOS0},
@@ -39,11 +39,9 @@ impl BlockSets {
         Self { pending: audience.clone(), audience, qos0, settled: BTreeMap::new() }
     }
 
-    /// Reads the committed sets of a block.
-    pub(super) fn load(db: &Db, push: PushId, block: u16) -> Result<Self, StoreError> {
-        let prefix = keys::set_block(push, block);
+    /// Reads the committed sets of a block from its rows, [`keys::set_block`].
+    pub(super) fn load(mut rows: DBRawIterator<'_>) -> Result<Self, StoreError> {
         let mut sets = Self::default();
-        let mut rows = db.iterator(&prefix, keys::prefix_end(&prefix))?;
         while let Some((key, bytes)) = rows.item() {
             let set = value::decode_set(key, bytes)?;
             match keys::block_and_kind_of(key) {

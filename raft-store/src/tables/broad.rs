@@ -79,7 +79,7 @@ pub(crate) fn union(
 }
 
 /// The blocks the audience lies in.
-fn blocks(tables: &impl Read, push: PushId) -> Result<Vec<u16>, StoreError> {
+pub(crate) fn blocks(tables: &impl Read, push: PushId) -> Result<Vec<u16>, StoreError> {
     let mut blocks = Vec::new();
     tables.scan_prefix(&keys::set_blocks(push), &mut |key, _| {
         if let Some((block, KIND_AUDIENCE)) = keys::block_and_kind_of(key) {

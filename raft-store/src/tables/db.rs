@@ -10,14 +10,17 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use cluster_proto::PushId;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
     FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint,
 };
 
 use super::{
+    blocks::BlockSets,
     error::{OpenError, StoreError},
     keys::{self, Family, Key},
     merge,
@@ -84,6 +87,12 @@ impl Db {
         Ok(iterator)
     }
 
+    /// All rows of one block of a broad push.
+    pub(super) fn set_rows(&self, push: PushId, block: u16) -> Result<DBRawIterator<'_>, StoreError> {
+        let prefix = keys::set_block(push, block);
+        self.iterator(&prefix, keys::prefix_end(&prefix))
+    }
+
     pub(super) fn family(&self, family: Family) -> Result<&ColumnFamily, StoreError> {
         let missing = || StoreError::Rocks(format!("column family {} is missing", family.name()));
         self.rocks.cf_handle(family.name()).ok_or_else(missing)
@@ -121,6 +130,14 @@ pub(super) struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
+    fn iterator(&self, from: &[u8], end: Key) -> Result<DBRawIterator<'_>, StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(end);
+        let mut iterator = self.rocks.raw_iterator_cf_opt(self.db.family(Family::of(from))?, options);
+        iterator.seek(from);
+        Ok(iterator)
+    }
+
     /// Every key and value in order, one family after the other.
     pub(super) fn for_each(&self, mut visit: impl FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
         for family in Family::ALL {
@@ -133,6 +150,28 @@ impl Snapshot<'_> {
             rows.status()?;
         }
         Ok(())
+    }
+}
+
+impl Read for Snapshot<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.rocks.get_cf(self.db.family(Family::of(key))?, key)?)
+    }
+
+    fn scan(&self, from: &[u8], end: Key, visit: Visit<'_>) -> Result<(), StoreError> {
+        let mut rows = self.iterator(from, end)?;
+        while let Some((key, value)) = rows.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            rows.next();
+        }
+        Ok(rows.status()?)
+    }
+
+    fn block(&self, push: PushId, block: u16) -> Result<Arc<BlockSets>, StoreError> {
+        let prefix = keys::set_block(push, block);
+        BlockSets::load(self.iterator(&prefix, keys::prefix_end(&prefix))?).map(Arc::new)
     }
 }
 
@@ -279,11 +318,7 @@ pub(crate) trait Read {
     fn scan(&self, from: &[u8], end: Key, visit: Visit<'_>) -> Result<(), StoreError>;
 
     /// What is known of one block of a broad push.
-    fn block(
-        &self,
-        push: cluster_proto::PushId,
-        block: u16,
-    ) -> Result<std::sync::Arc<super::blocks::BlockSets>, StoreError>;
+    fn block(&self, push: PushId, block: u16) -> Result<Arc<BlockSets>, StoreError>;
 
     /// Visits everything with a prefix in order until `visit` answers `false`.
     fn scan_prefix(&self, prefix: &[u8], visit: Visit<'_>) -> Result<(), StoreError> {

@@ -82,6 +82,8 @@ mod tag {
     pub(super) const REGISTERED: u8 = 0x13;
     pub(super) const LENT_FREE: u8 = 0x14;
     pub(super) const LENT_WAITING: u8 = 0x15;
+    pub(super) const TAGGED: u8 = 0x16;
+    pub(super) const ALIASED: u8 = 0x17;
 
     pub(super) const SESSION: u8 = 0x20;
     pub(super) const SUBSCRIPTION: u8 = 0x21;
@@ -254,6 +256,21 @@ pub(crate) fn registered_blocks(app: AppId) -> Key {
     Builder::new(tag::REGISTERED).u32(app.0).done()
 }
 
+/// (app, key and value of a tag), all blocks: the terminals that have it.
+pub(crate) fn tagged_blocks(app: AppId, key: &str, value: &str) -> Key {
+    Builder::new(tag::TAGGED).u32(app.0).text(key).text(value).done()
+}
+
+/// (app, alias), all blocks: its terminals.
+pub(crate) fn aliased_blocks(app: AppId, alias: &str) -> Key {
+    Builder::new(tag::ALIASED).u32(app.0).text(alias).done()
+}
+
+/// One block of what has a key for each.
+pub(crate) fn in_block(blocks: Key, block: u16) -> Key {
+    Builder(blocks).u16(block).done()
+}
+
 /// Numbers that may be lent again.
 pub(crate) fn lent_free(no: TerminalNo) -> Key {
     Builder::new(tag::LENT_FREE).u32(no.0).done()
@@ -322,6 +339,11 @@ pub(crate) fn filter_blocks(app: AppId, filter: &str) -> Key {
 /// (app, filter with wildcards) → how many subscribe; all of them are in memory too.
 pub(crate) fn wildcard(app: AppId, filter: &str) -> Key {
     Builder::new(tag::WILDCARD).u32(app.0).tail(filter)
+}
+
+/// All wildcard filters of an app that begin with a text.
+pub(crate) fn wildcards_of(app: AppId, first: &str) -> Key {
+    Builder::new(tag::WILDCARD).u32(app.0).tail(first)
 }
 
 /// All wildcard filters.
@@ -614,6 +636,7 @@ mod tests {
             vec![terminal_id(app_1, &id("a")), terminal_id(app_1, &id("b")), terminal_id(AppId(2), &id("a"))],
             vec![filter(app_1, "b", 0), filter(app_1, "b", 9), filter(app_1, "aa", 0)],
             vec![push(PushId(255)), push(PushId(256))],
+            [0, 9, 256].map(|block| in_block(tagged_blocks(app_1, "k", "v"), block)).to_vec(),
             vec![outbound(no, 255), outbound(no, 256), inbound(no, 0), outbound(TerminalNo(8), 0)],
             vec![retained(app_1, "a"), retained(app_1, "a/b"), retained(app_1, "b"), retained(AppId(2), "a")],
             vec![
@@ -632,6 +655,24 @@ mod tests {
         let prefix = filter_blocks(AppId(1), "a");
         for other in ["a\0", "a/b", "aa", "a\0\0\0\0\0"] {
             assert!(!filter(AppId(1), other, 0).starts_with(&prefix), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn no_tag_s_or_alias_s_blocks_contain_another_s() {
+        let app = AppId(1);
+        let all = [
+            tagged_blocks(app, "a", "b"),
+            tagged_blocks(app, "a", "bc"),
+            tagged_blocks(app, "ab", "c"),
+            tagged_blocks(app, "a", ""),
+            aliased_blocks(app, "a"),
+            aliased_blocks(app, "a\0"),
+            aliased_blocks(AppId(2), "a"),
+        ];
+        for (n, blocks) in all.iter().enumerate() {
+            let inside = |key: &Key| in_block(key.clone(), 0).starts_with(blocks);
+            assert!(all.iter().enumerate().all(|(other, key)| inside(key) == (n == other)));
         }
     }
 
@@ -661,6 +702,7 @@ mod tests {
         assert_eq!(text_of(&terminal_id(AppId(3), &id("tv-1"))), Some("tv-1"));
         assert_eq!(app_of(&wildcard(AppId(3), "a/#")), Some(AppId(3)));
         assert_eq!(block_of(&filter(AppId(1), "x", 513)), Some(513));
+        assert_eq!(block_of(&in_block(aliased_blocks(AppId(1), "x"), 513)), Some(513));
         assert_eq!(packet_id_of(&inbound(TerminalNo(1), 513)), Some(513));
         assert_eq!(retained_topic_of(&retained_expiry(5, AppId(3), "a/b")), Some((AppId(3), "a/b")));
         assert_eq!(no_of(&group_member(TerminalNo(1), TerminalNo(2))), Some(TerminalNo(2)));
@@ -680,6 +722,8 @@ mod tests {
         let golden = [
             (terminal_id(AppId(1), &id("tv")), "10000000017476"),
             (filter(AppId(1), "a/b", 2), "240000000100000003612f620002"),
+            (in_block(tagged_blocks(AppId(1), "k", "v"), 2), "1600000001000000016b00000001760002"),
+            (in_block(aliased_blocks(AppId(1), "u"), 2), "170000000100000001750002"),
             (push(PushId(258)), "300000000000000102"),
             (owed(TerminalNo(3), PushId(4)), "50000000030000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),

@@ -24,6 +24,7 @@ mod error;
 mod exchanges;
 mod groups;
 mod keys;
+mod labels;
 mod memory;
 mod merge;
 mod numbers;
@@ -358,7 +359,7 @@ impl Read for View {
             return Ok(sets);
         }
         // Read while the caller holds the view, so nothing newer can be in the cache by now.
-        let sets = Arc::new(BlockSets::load(&self.db, push, block)?);
+        let sets = Arc::new(BlockSets::load(self.db.set_rows(push, block)?)?);
         lock(&self.cache).insert(push, block, sets.clone());
         Ok(sets)
     }

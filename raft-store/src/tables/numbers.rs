@@ -5,7 +5,14 @@
 
 use cluster_proto::{AppId, PushId, TerminalId, TerminalNo};
 
-use super::{GROUP, db::Read as _, error::StoreError, keys, txn::Txn, value::TerminalRow};
+use super::{
+    GROUP,
+    db::Read as _,
+    error::StoreError,
+    keys,
+    txn::Txn,
+    value::{Labels, TerminalRow},
+};
 
 /// The number of a terminal, registered or lent.
 pub(crate) fn find(txn: &Txn<'_>, app: AppId, id: &TerminalId) -> Result<Option<TerminalNo>, StoreError> {
@@ -13,16 +20,11 @@ pub(crate) fn find(txn: &Txn<'_>, app: AppId, id: &TerminalId) -> Result<Option<
 }
 
 /// Gives the next registered number.
-pub(crate) fn register(
-    txn: &mut Txn<'_>,
-    app: AppId,
-    id: &TerminalId,
-    tags: Vec<(String, String)>,
-) -> TerminalNo {
+pub(crate) fn register(txn: &mut Txn<'_>, app: AppId, id: &TerminalId, labels: Labels) -> TerminalNo {
     txn.head.last_registered += 1;
     let no = TerminalNo(txn.head.last_registered);
     debug_assert!(no.is_registered(), "more than 2^31 terminals");
-    insert(txn, app, id, no, tags);
+    insert(txn, app, id, no, labels);
     no
 }
 
@@ -33,7 +35,7 @@ pub(crate) fn find_or_lend(txn: &mut Txn<'_>, app: AppId, id: &TerminalId) -> Re
         return Ok(no);
     }
     let no = lend(txn)?;
-    insert(txn, app, id, no, Vec::new());
+    insert(txn, app, id, no, Labels::default());
     Ok(no)
 }
 
@@ -55,7 +57,7 @@ pub(crate) fn lend(txn: &mut Txn<'_>) -> Result<TerminalNo, StoreError> {
 
 /// What a number that is not a terminal's is shown as; no terminal is found by that id.
 pub(crate) fn insert_unnamed(txn: &mut Txn<'_>, app: AppId, shown: &TerminalId, no: TerminalNo) {
-    put_row(txn, app, shown, no, Vec::new());
+    put_row(txn, app, shown, no, Labels::default());
 }
 
 /// Its session or group ended: a lent number waits for the pushes that may name it.
@@ -92,13 +94,14 @@ pub(crate) fn give_back_purged(txn: &mut Txn<'_>, limit: usize) -> Result<(), St
     Ok(())
 }
 
-fn insert(txn: &mut Txn<'_>, app: AppId, id: &TerminalId, no: TerminalNo, tags: Vec<(String, String)>) {
+fn insert(txn: &mut Txn<'_>, app: AppId, id: &TerminalId, no: TerminalNo, labels: Labels) {
     txn.put(keys::terminal_id(app, id), &no);
-    put_row(txn, app, id, no, tags);
+    put_row(txn, app, id, no, labels);
 }
 
-fn put_row(txn: &mut Txn<'_>, app: AppId, id: &TerminalId, no: TerminalNo, tags: Vec<(String, String)>) {
-    let row = TerminalRow { app, id: id.clone(), tags, registered_at_ms: txn.now_ms(), waits_for: None };
+fn put_row(txn: &mut Txn<'_>, app: AppId, id: &TerminalId, no: TerminalNo, labels: Labels) {
+    let registered_at_ms = txn.now_ms();
+    let row = TerminalRow { app, id: id.clone(), labels, registered_at_ms, waits_for: None };
     txn.put(keys::terminal(no), &row);
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cluster_proto::{
-    AppId, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
+    AppId, Audience, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
     credential::PublicKey,
     link::{Lane, Origin, Outbound, RetainedMessage, Subscription},
 };
@@ -19,10 +19,12 @@ use super::{
     exchanges, groups, keys, lock, owed,
     push::PushSets,
     records::{Counts, OwedRow, PushRecord, RetainedPage, SessionRecord, TerminalRecord},
-    refusals, retained, subscriptions,
-    value::{AppRow, EdgeRow, PushRow, SessionRow, Stored as _, TerminalRow},
+    refusals,
+    resolve::{self, About},
+    retained, subscriptions,
+    value::{AppRow, EdgeRow, Labels, PushRow, SessionRow, Stored as _, TerminalRow},
 };
-use crate::{command::SigningKey, effect::AcceptedPush};
+use crate::{Refusal, command::SigningKey, effect::AcceptedPush};
 
 impl Tables {
     /// The app of a name.
@@ -225,6 +227,22 @@ impl Tables {
         self.ask_push(push, |view, push| Ok(TerminalSet(push.qos0(view)?))).unwrap_or_default()
     }
 
+    /// Whom an audience means now. Waits for nothing and keeps nothing waiting, however many that are.
+    pub fn resolve(
+        &self,
+        audience: &Audience,
+        app: AppId,
+        topic: &str,
+        online: Option<&TerminalSet>,
+    ) -> Result<TerminalSet, Refusal> {
+        let about = About { app, kind: audience.kind(), topic, publisher: None, online };
+        let resolved = self.scan_all(|snapshot| {
+            let resolved = resolve::audience(snapshot, audience, &about)?;
+            Ok(Some(resolved.map(|resolved| TerminalSet(resolved.union(|part| &part.any)))))
+        });
+        self.answered(resolved).unwrap_or_else(|| Ok(TerminalSet::new()))
+    }
+
     /// How many are in which state.
     pub fn counts(&self, push: PushId) -> Option<Counts> {
         self.ask_push(push, |_, push| Ok(push.counts()))
@@ -403,7 +421,7 @@ impl Tables {
     /// A hash of everything in the tables, independent of how the database has laid it out: for tests, and to
     /// compare replicas at one position. Reads everything.
     pub fn scan_digest(&self) -> Result<u128, StoreError> {
-        self.scan_all(digest::scan)
+        self.scan_all(|snapshot| digest::scan(snapshot))
     }
 
     /// How many rows there are. Reads everything.
@@ -417,14 +435,14 @@ impl Tables {
 
     fn scan_all<T>(
         &self,
-        scan: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>,
+        scan: impl FnOnce(&mut Snapshot<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let view = self.shared.read();
         let db = view.db.clone();
-        let snapshot = db.snapshot();
+        let mut snapshot = db.snapshot();
         // Commits need not wait for the scan.
         drop(view);
-        scan(&snapshot)
+        scan(&mut snapshot)
     }
 
     fn signing_keys(&self) -> Vec<SigningKey> {
@@ -439,7 +457,12 @@ impl Tables {
     }
 
     fn ask<T: Default>(&self, question: impl FnOnce(&View) -> Result<T, StoreError>) -> T {
-        question(&self.shared.read()).unwrap_or_else(|error| {
+        let answer = question(&self.shared.read());
+        self.answered(answer)
+    }
+
+    fn answered<T: Default>(&self, answer: Result<T, StoreError>) -> T {
+        answer.unwrap_or_else(|error| {
             tracing::error!(%error, "reading the tables failed");
             lock(&self.shared.failure).get_or_insert(error);
             T::default()
@@ -470,8 +493,8 @@ impl View {
 fn terminal(view: &View, no: TerminalNo) -> Result<Option<TerminalRecord>, StoreError> {
     let Some(row) = read::<TerminalRow>(view, &keys::terminal(no))? else { return Ok(None) };
     let revoked_until = read(view, &keys::revoked(row.app, &row.id))?.unwrap_or(0);
-    let TerminalRow { app, id, tags, registered_at_ms, .. } = row;
-    Ok(Some(TerminalRecord { no, app, id, tags, registered_at_ms, revoked_until }))
+    let TerminalRow { app, id, labels: Labels { tags, alias }, registered_at_ms, .. } = row;
+    Ok(Some(TerminalRecord { no, app, id, tags, alias, registered_at_ms, revoked_until }))
 }
 
 fn revoked_until(view: &View, app: AppId, id: &TerminalId) -> Result<u64, StoreError> {
@@ -485,6 +508,7 @@ fn accepted_push(view: &View, push: PushSets) -> Result<Option<Arc<AcceptedPush>
         push: push.id,
         message: Arc::new(message),
         pending: TerminalSet(push.in_state(view, State::Pending)?),
+        shown: push.row.shown,
         qos0: TerminalSet(push.qos0(view)?),
         expires_at_ms: push.row.expires_at_ms,
     })))

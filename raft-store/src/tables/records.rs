@@ -53,6 +53,8 @@ pub struct TerminalRecord {
     pub id: TerminalId,
     /// `(key, value)` sorted.
     pub tags: Vec<(String, String)>,
+    /// Its alias.
+    pub alias: Option<String>,
     /// Milliseconds since the epoch.
     pub registered_at_ms: u64,
     /// Its credentials issued up to this, seconds since the epoch, are void.

@@ -1,7 +1,9 @@
 //! The subscriptions of sessions, and the index from filters to subscribers.
 
+use std::sync::Arc;
+
 use cluster_proto::{AppId, Qos, TerminalNo, link::Subscription};
-use fabric_core::subscriptions::filter::{Filter, is_wildcard, validate_filter};
+use fabric_core::subscriptions::filter::{Filter, is_wildcard, matches, validate_filter};
 
 use super::{
     db::Read,
@@ -130,15 +132,54 @@ pub(crate) fn subscribers(txn: &mut Txn<'_>, app: AppId, filter: &str) -> Result
     if let Some(known) = txn.memory.subscribers(&prefix) {
         return Ok(known);
     }
+    let found = read_subscribers(txn, &prefix)?;
+    txn.memory.remember_subscribers(prefix, &found);
+    Ok(found)
+}
+
+/// The same, from the tables, by [`keys::filter_blocks`].
+pub(crate) fn read_subscribers(tables: &impl Read, prefix: &[u8]) -> Result<Subscribers, StoreError> {
     let mut found = Vec::new();
-    txn.scan_prefix(&prefix, &mut |key, bytes| {
+    tables.scan_prefix(prefix, &mut |key, bytes| {
         let block = keys::block_of(key).ok_or_else(|| StoreError::damaged("filter", key))?;
         found.push((block, FilterChunk::decode(key, bytes)?));
         Ok(true)
     })?;
-    let found = Subscribers::new(found);
-    txn.memory.remember_subscribers(prefix, &found);
-    Ok(found)
+    Ok(Subscribers::new(found))
+}
+
+/// The filters with wildcards that match a topic, from the tables: a walk along the sorted filters, level by level,
+/// that leaves out what no filter begins with.
+pub(crate) fn read_wildcards(
+    tables: &impl Read,
+    app: AppId,
+    topic: &str,
+) -> Result<Vec<Arc<str>>, StoreError> {
+    let begins = |first: &str| tables.keys(&keys::wildcards_of(app, first), 1).map(|found| !found.is_empty());
+    let (mut candidates, mut firsts) = (Vec::new(), vec![String::new()]);
+    for level in topic.split('/') {
+        let mut longer = Vec::new();
+        for first in &firsts {
+            candidates.push(format!("{first}#"));
+            for level in [level, "+"] {
+                candidates.push(format!("{first}{level}"));
+                let next = format!("{first}{level}/");
+                if begins(&next)? {
+                    longer.push(next);
+                }
+            }
+        }
+        firsts = longer;
+    }
+    // "a/#" matches "a".
+    candidates.extend(firsts.iter().map(|first| format!("{first}#")));
+    let mut matching = Vec::new();
+    for filter in candidates.iter().filter(|filter| is_wildcard(filter) && matches(topic, filter)) {
+        if tables.get(&keys::wildcard(app, filter))?.is_some() {
+            matching.push(filter.as_str().into());
+        }
+    }
+    Ok(matching)
 }
 
 /// The part of the index a terminal lies in, to change.

@@ -318,7 +318,7 @@ impl Read for Txn<'_> {
         let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(push, block);
         let sets = match cached {
             Some(sets) => sets,
-            None => Arc::new(BlockSets::load(self.db, push, block)?),
+            None => Arc::new(BlockSets::load(self.db.set_rows(push, block)?)?),
         };
         self.blocks.borrow_mut().insert((push, block), sets.clone());
         Ok(sets)

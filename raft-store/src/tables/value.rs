@@ -123,11 +123,19 @@ pub(crate) struct RefusedRow {
 pub(crate) struct TerminalRow {
     pub(crate) app: AppId,
     pub(crate) id: TerminalId,
-    pub(crate) tags: Vec<(String, String)>,
+    pub(crate) labels: Labels,
     /// When it was registered, or lent a number.
     pub(crate) registered_at_ms: u64,
     /// Lent numbers: waits in the queue of numbers to return, under this push.
     pub(crate) waits_for: Option<PushId>,
+}
+
+/// What terminals are found by in audiences, besides their ids. Only registered ones have any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Labels {
+    /// `(key, value)` sorted.
+    pub(crate) tags: Vec<(String, String)>,
+    pub(crate) alias: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,6 +234,8 @@ pub(crate) struct RetainedCount {
 pub(crate) struct PushRow {
     pub(crate) app: AppId,
     pub(crate) kind: PushKind,
+    /// Best-effort subscribers of its topic are shown it too.
+    pub(crate) shown: bool,
     pub(crate) accepted_at_ms: u64,
     pub(crate) expires_at_ms: u64,
     pub(crate) audience_len: u64,
@@ -381,6 +391,7 @@ mod tests {
         let push = PushRow {
             app: AppId(1),
             kind: PushKind::Topic,
+            shown: true,
             accepted_at_ms: 1,
             expires_at_ms: 300,
             audience_len: 1,
@@ -410,8 +421,8 @@ mod tests {
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "01010101ac020101010001016b0001070111");
-        golden(&broad, "01010101ac020101010001016b010100c801");
+        golden(&push, "0101010101ac020101010001016b0001070111");
+        golden(&broad, "0101010101ac020101010001016b010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");
         golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");
@@ -424,6 +435,14 @@ mod tests {
         golden(&edge, "010100010203");
         golden(&subscription, "010200000000");
         golden(&IdempotencyRow { push: PushId(1), digest: 2, audience: 3 }, "01010203");
+        let terminal = TerminalRow {
+            app: AppId(1),
+            id: TerminalId::new("tv").expect("valid"),
+            labels: Labels { tags: vec![("k".into(), "v".into())], alias: Some("u".into()) },
+            registered_at_ms: 300,
+            waits_for: None,
+        };
+        golden(&terminal, "010102747601016b0176010175ac0200");
         golden(&AppRow { name: "a".into(), revoked_until: 1 }, "01016101");
     }
 

@@ -14,12 +14,12 @@ use super::{
     accept,
     db::Read as _,
     error::StoreError,
-    keys, resolve,
+    keys,
+    resolve::{self, About},
     retained::{self, Live},
     txn::Txn,
     value::{AppRow, SessionRow, WillState},
 };
-use crate::command::Audience;
 
 /// The will of a new connection, in place of whatever there is. The caller writes the session's row.
 pub(crate) fn set(txn: &mut Txn<'_>, no: TerminalNo, session: &mut SessionRow, will: Option<&Will>) {
@@ -127,8 +127,7 @@ pub(crate) fn publish(txn: &mut Txn<'_>, wills: impl IntoIterator<Item = Will>) 
         if txn.read::<AppRow>(&keys::app(message.app))?.is_none() {
             continue;
         }
-        // A topic has an audience whoever subscribes: only named terminals can be unknown.
-        let Ok(audience) = resolve::audience(txn, &Audience::Topic, &message)? else { continue };
+        let audience = resolve::subscribers(txn, &About::message(&message))?;
         if message.retain
             && let Err(refusal) = retained::keep(txn, &message, ttl_ms, Live::Audience)?
         {

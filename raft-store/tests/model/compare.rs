@@ -1,15 +1,15 @@
 //! What queries answer, against the model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use cluster_proto::{AppId, PushId, State, TerminalNo};
+use cluster_proto::{AppId, Audience, PushId, State, TerminalNo, TerminalSet};
 use fabric_core::subscriptions::filter;
 use raft_store::tables::Tables;
 
 use crate::{
     Model,
-    pushes::Push,
-    world::{FILTERS, TOPICS},
+    pushes::{Push, Told},
+    world::{FILTERS, TOPICS, audience::meant, message},
 };
 
 impl Model {
@@ -97,7 +97,19 @@ impl Model {
             self.compare_owed(tables, no);
         }
         let registered = tables.list_terminals(AppId::DEFAULT, None, usize::MAX);
-        assert_eq!(registered.len(), self.numbers.registered.len());
+        let labels = registered.into_iter().map(|record| (record.no.0, (record.tags, record.alias)));
+        assert_eq!(labels.collect::<BTreeMap<_, _>>(), self.numbers.labels);
+    }
+
+    /// What a dry run answers.
+    pub(crate) fn compare_audience(&self, tables: &Tables, audience: &Audience, online: &TerminalSet) {
+        for topic in TOPICS {
+            let message = message(audience.kind(), topic, None);
+            let facts = Told { model: self, message: &message, online: Some(online) };
+            let found = tables.resolve(audience, AppId::DEFAULT, topic, Some(online));
+            let found = found.map(|meant| meant.0.iter().collect::<HashSet<_>>());
+            assert_eq!(found, meant(audience, &facts), "{audience:?} of {topic}");
+        }
     }
 
     fn compare_owed(&self, tables: &Tables, no: TerminalNo) {

@@ -20,6 +20,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, Command, CommandBody,
+    command::NewTerminal,
     tables::{self, TablesOptions},
 };
 use rand::Rng as _;
@@ -34,8 +35,8 @@ const WILL_TTL_MS: u64 = 1_500;
 
 #[test]
 fn tables_agree_with_plain_maps() {
-    for (seed, cache_bytes) in [(1, 1 << 20), (2, 30_000), (3, 0), (4, 1 << 20)] {
-        run(seed, cache_bytes, 260);
+    for (seed, cache_bytes) in [(5, 1 << 20), (2, 30_000), (3, 0), (4, 1 << 20)] {
+        run(seed, cache_bytes, 300);
     }
 }
 
@@ -67,6 +68,7 @@ fn run(seed: u64, cache_bytes: usize, slices: usize) {
             }
         }
         model.compare(&tables, slice % 20 == 0);
+        model.compare_audience(&tables, &generator.expression(), &generator.some_online());
         if slice % 60 == 30 {
             machine.flush().unwrap();
         }
@@ -98,6 +100,8 @@ struct Seen {
     states: BTreeSet<State>,
     purged: usize,
     broad: usize,
+    /// Expressions that meant someone; how many of them only subscribers.
+    expressions: (usize, usize),
     repeated: usize,
     resumed_outbound: usize,
     resumed_inbound: usize,
@@ -144,7 +148,7 @@ impl Model {
             CommandBody::CreateApp { .. } => Applied::App(AppId(2)),
             CommandBody::RegisterTerminals { terminals, .. } => {
                 let before = self.numbers.registered.len();
-                let nos = terminals.iter().map(|terminal| self.register(&terminal.id)).collect();
+                let nos = terminals.iter().map(|terminal| self.register(terminal)).collect();
                 Applied::Registered { nos, new: (self.numbers.registered.len() - before) as u64 }
             }
             CommandBody::EdgeStarted { edge, incarnation } => {
@@ -184,11 +188,13 @@ impl Model {
         }
     }
 
-    fn register(&mut self, id: &TerminalId) -> TerminalNo {
+    fn register(&mut self, terminal: &NewTerminal) -> TerminalNo {
+        let id = &terminal.id;
         if !self.numbers.registered.contains_key(id) {
             self.end(std::slice::from_ref(id));
             self.numbers.register(id);
         }
+        self.numbers.label(terminal);
         TerminalNo(self.numbers.registered[id])
     }
 
@@ -197,6 +203,7 @@ impl Model {
         let seen = &self.seen;
         println!("{} pushes, {} returned numbers, {seen:?}", self.pushes.last, self.numbers.returned);
         assert!(seen.broad > 10 && seen.purged > 20 && seen.states.len() >= 8);
+        assert!(seen.expressions.0 > 20 && seen.expressions.1 > 5);
         assert!(seen.repeated > 0 && seen.resumed_outbound > 3 && seen.resumed_inbound > 3);
         assert!(seen.wills > 10 && seen.wills_discarded > 3);
         assert!(seen.retained_refused > 0 && seen.groups_gone > 3 && self.numbers.returned > 0);

@@ -3,10 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster_proto::{TerminalId, TerminalNo};
+use raft_store::command::NewTerminal;
+
+use crate::world::audience::Labels;
 
 #[derive(Default)]
 pub(crate) struct Numbers {
     pub(crate) registered: BTreeMap<TerminalId, u32>,
+    /// Of all that are registered.
+    pub(crate) labels: BTreeMap<u32, Labels>,
     /// Of clients; groups have a number and no id.
     lent: BTreeMap<TerminalId, u32>,
     count: u32,
@@ -20,6 +25,17 @@ impl Numbers {
     pub(crate) fn register(&mut self, id: &TerminalId) {
         self.lent.remove(id);
         self.registered.insert(id.clone(), self.registered.len() as u32 + 1);
+    }
+
+    /// Labels that are not given stay as they were.
+    pub(crate) fn label(&mut self, terminal: &NewTerminal) {
+        let (tags, alias) = self.labels.entry(self.registered[&terminal.id]).or_default();
+        if let Some(given) = &terminal.tags {
+            tags.clone_from(given);
+        }
+        if let Some(given) = &terminal.alias {
+            *alias = Some(given.clone()).filter(|alias| !alias.is_empty());
+        }
     }
 
     pub(crate) fn of(&self, id: &TerminalId) -> Option<u32> {

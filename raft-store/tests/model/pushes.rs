@@ -1,20 +1,24 @@
 //! Pushes and their states.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use cluster_proto::{
-    AppId, DropReason, Message, Outcome, PushId, PushKind, Qos, State, TerminalNo, TerminalSet, Will,
+    AppId, Audience, DropReason, Message, Outcome, PushId, PushKind, Qos, State, TerminalId, TerminalNo,
+    TerminalSet, Will,
     limits::SMALL_AUDIENCE_MAX,
     link::{Origin, Receipt},
 };
 use fabric_core::subscriptions::filter;
 use raft_store::{
     Applied, Refusal,
-    command::{AcceptPush, Audience, IdempotencyKey},
+    command::{AcceptPush, IdempotencyKey},
     tables::Withdrawn,
 };
 
-use crate::{Model, QUOTA, WILL_TTL_MS};
+use crate::{
+    Model, QUOTA, WILL_TTL_MS,
+    world::audience::{Facts, Labels, meant},
+};
 
 #[derive(Default)]
 pub(crate) struct Pushes {
@@ -42,6 +46,40 @@ impl Pushes {
     }
 }
 
+/// What an audience of a message depends on.
+pub(crate) struct Told<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) message: &'a Message,
+    pub(crate) online: Option<&'a TerminalSet>,
+}
+
+impl Facts for Told<'_> {
+    fn registered(&self) -> HashSet<u32> {
+        self.model.numbers.registered.values().copied().collect()
+    }
+
+    fn registered_as(&self, id: &TerminalId) -> Option<u32> {
+        self.model.numbers.registered.get(id).copied()
+    }
+
+    fn labels(&self) -> &BTreeMap<u32, Labels> {
+        &self.model.numbers.labels
+    }
+
+    fn subscribers(&self) -> HashSet<u32> {
+        self.model.subscribers(self.message).0.into_iter().collect()
+    }
+
+    fn online(&self) -> HashSet<u32> {
+        self.online.iter().flat_map(|online| online.0.iter()).collect()
+    }
+
+    fn in_state(&self, push: PushId, state: State) -> Option<HashSet<u32>> {
+        let states = &self.model.pushes.kept.get(&push)?.states;
+        Some(states.iter().filter(|(_, of)| **of == state).map(|(no, _)| *no).collect())
+    }
+}
+
 impl Model {
     pub(crate) fn accept(&mut self, origin: Option<&Origin>, accept: &AcceptPush) -> Applied {
         if let Some(key) = &accept.idempotency
@@ -56,19 +94,20 @@ impl Model {
         if let Some(answer) = accept.exchange.and_then(|exchange| self.taken(origin.unwrap(), &exchange)) {
             return answer;
         }
-        let (audience, qos0) = match &accept.audience {
-            Audience::All => (self.numbers.registered.values().copied().collect(), BTreeSet::new()),
-            Audience::Topic => self.subscribers(&accept.message),
-            Audience::Terminals(ids) => {
-                let (known, unknown): (Vec<_>, Vec<_>) =
-                    ids.iter().partition(|id| self.numbers.registered.contains_key(id));
-                if !unknown.is_empty() {
-                    let unknown = unknown.into_iter().take(8).cloned().collect();
-                    return Applied::Refused(Refusal::UnknownTerminals(unknown));
-                }
-                (known.into_iter().map(|id| self.numbers.registered[id]).collect(), BTreeSet::new())
-            }
+        let facts = Told { model: self, message: &accept.message, online: accept.online.as_ref() };
+        let audience: BTreeSet<u32> = match meant(&accept.audience, &facts) {
+            Ok(audience) => audience.into_iter().collect(),
+            Err(refusal) => return Applied::Refused(refusal),
         };
+        let qos0 = match accept.message.kind {
+            PushKind::Topic => &self.subscribers(&accept.message).1 & &audience,
+            PushKind::Identity => BTreeSet::new(),
+        };
+        if !matches!(accept.audience, Audience::All | Audience::Topic | Audience::Terminals(_)) {
+            self.seen.expressions.0 += usize::from(!audience.is_empty());
+            let is_topic = accept.message.kind == PushKind::Topic;
+            self.seen.expressions.1 += usize::from(is_topic && !audience.is_empty());
+        }
         if accept.message.retain
             && let Err(refusal) = self.retain(&accept.message, accept.retained_ttl_ms, self.commands)
         {

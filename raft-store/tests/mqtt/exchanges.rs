@@ -393,10 +393,7 @@ fn what_a_connection_says_of_exchanges_after_it_lost_the_session_is_void() {
     // As a command of nobody's connection.
     let accept = raft_store::command::AcceptPush {
         exchange: Some(cluster_proto::link::Inbound { no: store.no(&new), connection: 1, packet_id: 7 }),
-        ..crate::world::store::accept(
-            message(PushKind::Topic, "a", None),
-            raft_store::command::Audience::Topic,
-        )
+        ..crate::world::store::accept(message(PushKind::Topic, "a", None), cluster_proto::Audience::Topic)
     };
     assert_eq!(store.apply(CommandBody::AcceptPush(accept)), stale);
 }

@@ -154,7 +154,7 @@ fn a_group_is_never_taken_for_a_client_of_that_name() {
     let lent = store.subscribe(&client, "b").no;
     assert_ne!(lent, group);
     assert_eq!(store.tables.terminal_by_no(lent).unwrap().id, store.tables.terminal_by_no(group).unwrap().id);
-    let terminals = vec![NewTerminal { id: id.clone(), tags: None }];
+    let terminals = vec![NewTerminal { id: id.clone(), tags: None, alias: None }];
     store.apply(CommandBody::RegisterTerminals { app: APP, terminals });
     assert!(store.tables.is_group(group) && !store.tables.is_group(lent));
     store.purge();

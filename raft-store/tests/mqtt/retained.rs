@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cluster_proto::{
-    AppId, Message, PushId, PushKind, Qos,
+    AppId, Audience, Message, PushId, PushKind, Qos,
     limits::{PAYLOAD_LEN_MAX, RETAINED_PAGE_LEN_MAX},
 };
 use fabric_core::subscriptions::filter;
 use raft_store::{
     Applied, Command, CommandBody, Refusal,
-    command::{AcceptPush, Audience},
+    command::AcceptPush,
     tables::{RetainedPage, TablesOptions},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};

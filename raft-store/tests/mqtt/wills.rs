@@ -306,7 +306,7 @@ fn wills_are_published_a_few_at_a_time() {
 fn registering_a_client_ends_its_session_and_publishes_its_will() {
     let mut store = Store::new();
     connect(&mut store, &connection(1, 1, 1), 60, will("down", 5));
-    let terminals = vec![NewTerminal { id: id(1), tags: None }];
+    let terminals = vec![NewTerminal { id: id(1), tags: None, alias: None }];
     store.apply(CommandBody::RegisterTerminals { app: cluster_proto::AppId::DEFAULT, terminals });
     assert_eq!(published(&store), ["down"]);
     assert!(!store.tables.wills_due(u64::MAX - 1));

@@ -13,11 +13,12 @@ use std::{
 
 use bytes::Bytes;
 use cluster_proto::{
-    AppId, Message, MessageProperties, NodeId, PushKind, Qos, link::NodeAddresses, raft_rpc::RaftCall,
+    AppId, Audience, Message, MessageProperties, NodeId, PushKind, Qos, link::NodeAddresses,
+    raft_rpc::RaftCall,
 };
 use raft_store::{
     Applied, Command, CommandBody, ControlGroup, Leadership, OpenError, Options, Positions, ProposeError,
-    command::{AcceptPush, Audience},
+    command::AcceptPush,
     tables::Position,
     transport::{BoxFuture, SnapshotStream, Transport, TransportError},
 };
@@ -261,6 +262,7 @@ pub(crate) fn accept_push() -> Command {
     Command::own(CommandBody::AcceptPush(AcceptPush {
         message,
         audience: Audience::All,
+        online: None,
         ttl_ms: 60_000,
         idempotency: None,
         retained_ttl_ms: None,

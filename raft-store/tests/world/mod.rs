@@ -2,19 +2,20 @@
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(unreachable_pub, reason = "a module of tests")]
 
+pub mod audience;
 mod mqtt;
 pub mod store;
 
 use std::collections::BTreeMap;
 
 use cluster_proto::{
-    AppId, DropReason, Incarnation, Message, MessageProperties, NodeId, Outcome, PushId, PushKind, Qos,
-    State, TerminalId, TerminalNo, TerminalSet,
+    AppId, Audience, DropReason, Incarnation, Message, MessageProperties, NodeId, Outcome, PushId, PushKind,
+    Qos, State, TerminalId, TerminalNo, TerminalSet,
     link::{Lane, Origin, Receipt, Subscription, SubscriptionOptions, WillFate},
 };
 use raft_store::{
     Command, CommandBatch, CommandBody,
-    command::{AcceptPush, Audience, Holder, IdempotencyKey, NewTerminal, OpenSession},
+    command::{AcceptPush, Holder, IdempotencyKey, NewTerminal, OpenSession},
     tables::{EntryPosition, Tables},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -49,7 +50,11 @@ impl Generator {
 
     /// The first entry: terminals and edges.
     pub fn world(&mut self) -> Entry {
-        let terminals = (0..REGISTERED).map(|n| NewTerminal { id: id(n), tags: None }).collect();
+        let mut new = |n| {
+            let (tags, alias) = audience::labels(&mut self.rng);
+            NewTerminal { id: id(n), tags: Some(tags), alias }
+        };
+        let terminals = (0..REGISTERED).map(&mut new).collect();
         let mut commands = vec![CommandBody::RegisterTerminals { app: AppId::DEFAULT, terminals }];
         commands.extend([1, 2].map(|edge| self.start_edge(edge)));
         self.wrap(commands.into_iter().map(Command::own).collect())
@@ -88,11 +93,11 @@ impl Generator {
                 let app = AppId(if self.rng.random_ratio(1, 20) { 9 } else { 1 });
                 CommandBody::CancelPush { app, push, in_flight: self.in_flight(push) }
             }
-            85..87 => CommandBody::PurgePushes {
+            85 => CommandBody::PurgePushes {
                 settled_before_ms: self.at_ms.saturating_sub(self.rng.random_range(0..2_000)),
                 limit: self.rng.random_range(0..20),
             },
-            87 => self.register(),
+            86..88 => self.register(),
             88 => self.edge_change(),
             89 => CommandBody::CreateApp { name: "other".into() },
             90 => CommandBody::Revoke {
@@ -136,9 +141,12 @@ impl Generator {
             0..4 => Audience::Terminals((0..self.rng.random_range(0..4)).map(|_| self.terminal()).collect()),
             4 => Audience::All,
             5 => Audience::Terminals((0..self.rng.random_range(60..70)).map(id).collect()),
+            6 => self.expression(),
+            7 => Audience::And(vec![Audience::Topic, self.expression()]),
             _ => Audience::Topic,
         };
-        let kind = if audience == Audience::Topic { PushKind::Topic } else { PushKind::Identity };
+        let (kind, is_publish) = (audience.kind(), audience == Audience::Topic);
+        let online = audience.mentions_online().then(|| self.some_online());
         let publisher = self.rng.random_bool(0.5).then(|| self.no());
         let idempotency = self.rng.random_ratio(1, 8).then(|| IdempotencyKey {
             key: format!("k{}", self.rng.random_range(0..6)),
@@ -148,15 +156,31 @@ impl Generator {
             0 => Message { kind, publisher, ..self.retained() },
             _ => message(kind, TOPICS.choose(&mut self.rng).unwrap(), publisher),
         };
-        let exchange = (kind == PushKind::Topic && self.rng.random_ratio(2, 3)).then(|| self.inbound());
+        let exchange = (is_publish && self.rng.random_ratio(2, 3)).then(|| self.inbound());
         CommandBody::AcceptPush(AcceptPush {
             message,
             audience,
+            online,
             ttl_ms: self.rng.random_range(0..3_000),
             retained_ttl_ms: self.retained_ttl_ms(),
             exchange,
             idempotency,
         })
+    }
+
+    /// Over a small vocabulary, so that most of it means someone.
+    pub fn expression(&mut self) -> Audience {
+        let pushes: Vec<_> = (0..4).map(|_| self.push()).collect();
+        let mut terminal = |rng: &mut StdRng| id(rng.random_range(0..REGISTERED + 2));
+        let mut push = |rng: &mut StdRng| *pushes.choose(rng).unwrap();
+        audience::expression(&mut self.rng, 3, &mut terminal, &mut push)
+    }
+
+    /// As the leader might see it: of clients that are registered and of others.
+    pub fn some_online(&mut self) -> TerminalSet {
+        let registered = (1..=REGISTERED + ANONYMOUS).map(TerminalNo);
+        let lent = (0..ANONYMOUS).map(|n| TerminalNo(TerminalNo::UNREGISTERED_FIRST.0 + n));
+        registered.chain(lent).filter(|_| self.rng.random_bool(0.5)).collect()
     }
 
     fn receipts(&mut self) -> CommandBody {
@@ -231,9 +255,16 @@ impl Generator {
 
     fn register(&mut self) -> CommandBody {
         // Sometimes a client that was not registered so far.
-        let n =
-            if self.rng.random_ratio(1, 3) { REGISTERED + self.rng.random_range(0..ANONYMOUS) } else { 5 };
-        let terminals = vec![NewTerminal { id: id(n), tags: Some(vec![("k".into(), "v".into())]) }];
+        let n = if self.rng.random_ratio(1, 3) {
+            REGISTERED + self.rng.random_range(0..ANONYMOUS)
+        } else {
+            self.rng.random_range(0..REGISTERED)
+        };
+        let (tags, alias) = audience::labels(&mut self.rng);
+        let tags = self.rng.random_bool(0.7).then_some(tags);
+        // An empty one removes it.
+        let alias = self.rng.random_bool(0.7).then(|| alias.unwrap_or_default());
+        let terminals = vec![NewTerminal { id: id(n), tags, alias }];
         CommandBody::RegisterTerminals { app: AppId::DEFAULT, terminals }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use cluster_proto::{
-    AppId, Incarnation, NodeId, Outcome, PushId, PushKind, Qos, State, TerminalId, TerminalNo, TerminalSet,
-    Will,
+    AppId, Audience, Incarnation, NodeId, Outcome, PushId, PushKind, Qos, State, TerminalId, TerminalNo,
+    TerminalSet, Will,
     link::{
         ExchangeStep, Inbound, Lane, Origin, Outbound, OutboundStage, Receipt, Step, Subscription,
         SubscriptionOptions, Unacknowledged, WillFate,
@@ -12,7 +12,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, Command, CommandBatch, CommandBody, Effect,
-    command::{AcceptPush, Audience, Holder, NewTerminal, OpenSession},
+    command::{AcceptPush, Holder, NewTerminal, OpenSession},
     tables::{self, EntryPosition, RetainedPage, StateMachine, Tables, TablesOptions},
 };
 use tempfile::TempDir;
@@ -86,7 +86,8 @@ impl Store {
     pub fn register(&mut self, count: u32) {
         for first in (0..count).step_by(10_000) {
             let last = count.min(first + 10_000);
-            let terminals = (first..last).map(|n| NewTerminal { id: id(n), tags: None }).collect();
+            let terminals =
+                (first..last).map(|n| NewTerminal { id: id(n), tags: None, alias: None }).collect();
             self.apply(CommandBody::RegisterTerminals { app: AppId::DEFAULT, terminals });
         }
     }
@@ -247,7 +248,15 @@ pub fn steps_of(no: TerminalNo, holder: &Holder, steps: &[(u16, Step)]) -> Comma
 }
 
 pub fn accept(message: cluster_proto::Message, audience: Audience) -> AcceptPush {
-    AcceptPush { message, audience, ttl_ms: 1_000, retained_ttl_ms: None, exchange: None, idempotency: None }
+    AcceptPush {
+        message,
+        audience,
+        online: None,
+        ttl_ms: 1_000,
+        retained_ttl_ms: None,
+        exchange: None,
+        idempotency: None,
+    }
 }
 
 pub fn will(topic: &str, delay_s: u32) -> Will {

@@ -22,6 +22,20 @@ async fn an_address_that_does_not_answer_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_dry_run_pushes_nothing() {
+    let leader = Node::leading(Fake::founded());
+    let (api, token) = (leader.address.to_string(), admin_token(&leader.fake));
+    let shared = ["--api", &api, "--token", &token];
+    let register = ["carillon", "terminal", "register", "tv-1", "--tag", "os=tv", "--alias", "user-7"];
+    run_line(&[&register[..], &shared].concat()).await.expect("registered");
+    let push = ["carillon", "push", "--to", "terminal:tv-1", "--topic", "news"];
+    run_line(&[&push[..], &["--dry-run"], &shared].concat()).await.expect("answered");
+    assert_eq!(leader.fake.pushes(), 0);
+    run_line(&[&push[..], &shared].concat()).await.expect("accepted");
+    assert_eq!(leader.fake.pushes(), 1);
+}
+
+#[tokio::test]
 async fn a_refusal_ends_with_status_1_and_its_reason() {
     let leader = Node::leading(Fake::founded());
     let (api, token) = (leader.address.to_string(), admin_token(&leader.fake));

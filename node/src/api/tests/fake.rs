@@ -5,10 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use cluster_proto::{AppId, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses};
+use cluster_proto::{
+    AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses,
+};
 use raft_store::{
     Applied, CommandBody, Refusal,
-    command::{AcceptPush, Audience, SigningKey},
+    command::{AcceptPush, SigningKey},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::{Semaphore, watch};
@@ -42,6 +44,7 @@ struct State_ {
     revoked: BTreeMap<TerminalId, u64>,
     index: u64,
     fail: Option<ProposeError>,
+    knows_online: bool,
 }
 
 impl Fake {
@@ -69,6 +72,7 @@ impl Fake {
             revoked: BTreeMap::new(),
             index: 0,
             fail: None,
+            knows_online: true,
         };
         Self {
             id: NodeId(1),
@@ -110,6 +114,11 @@ impl Fake {
 
     pub(super) fn pushes(&self) -> usize {
         self.lock().pushes.len()
+    }
+
+    /// An edge has not told the leader yet whom it holds.
+    pub(super) fn forget_online(&self) {
+        self.lock().knows_online = false;
     }
 
     pub(super) fn unfound(&self) {
@@ -157,10 +166,14 @@ impl State_ {
             no: next,
             id: new.id,
             tags: Vec::new(),
+            alias: None,
             registered_at_ms: 5,
         });
         if let Some(tags) = new.tags {
             view.tags = tags;
+        }
+        if let Some(alias) = new.alias {
+            view.alias = Some(alias).filter(|alias| !alias.is_empty());
         }
         view.no
     }
@@ -180,11 +193,27 @@ impl State_ {
                 repeated: true,
             };
         }
-        let app = push.message.app;
+        let audience = match self.audience(push.message.app, &push.audience, push.online.as_ref()) {
+            Ok(audience) => audience,
+            Err(refusal) => return Applied::Refused(refusal),
+        };
+        let len = audience.len();
+        self.pushes.push((push, audience, TerminalSet::new()));
+        Applied::Accepted { push: PushId(self.pushes.len() as u64), audience: len, repeated: false }
+    }
+
+    fn audience(
+        &self,
+        app: AppId,
+        audience: &Audience,
+        online: Option<&TerminalSet>,
+    ) -> Result<TerminalSet, Refusal> {
         let of_app = self.terminals.iter().filter(|((of, _), _)| *of == app);
-        let audience: TerminalSet = match &push.audience {
+        Ok(match audience {
             Audience::All => of_app.map(|(_, view)| view.no).collect(),
             Audience::Topic => TerminalSet::new(),
+            Audience::Online => online.cloned().unwrap_or_default(),
+            Audience::Delivered(_) | Audience::Pending(_) => return Err(Refusal::UnknownPush),
             Audience::Terminals(ids) => {
                 let unknown: Vec<_> = ids
                     .iter()
@@ -192,14 +221,12 @@ impl State_ {
                     .cloned()
                     .collect();
                 if !unknown.is_empty() {
-                    return Applied::Refused(Refusal::UnknownTerminals(unknown));
+                    return Err(Refusal::UnknownTerminals(unknown));
                 }
                 ids.iter().map(|id| self.terminals[&(app, id.clone())].no).collect()
             }
-        };
-        let len = audience.len();
-        self.pushes.push((push, audience, TerminalSet::new()));
-        Applied::Accepted { push: PushId(self.pushes.len() as u64), audience: len, repeated: false }
+            other => panic!("no test of the API resolves {other:?}"),
+        })
     }
 }
 
@@ -240,6 +267,12 @@ impl Control for Fake {
 
     async fn presence(&self, _: AppId, id: &TerminalId) -> Option<NodeId> {
         (id.as_str() == "online").then_some(NodeId(3))
+    }
+
+    async fn online(&self) -> Option<TerminalSet> {
+        let state = self.lock();
+        let online = state.terminals.iter().filter(|((_, id), _)| id.as_str() == "online");
+        state.knows_online.then(|| online.map(|(_, view)| view.no).collect())
     }
 
     async fn holding(&self, app: AppId, id: &TerminalId, _: PushId) -> Holding {
@@ -347,6 +380,16 @@ impl Control for Fake {
             State::Delivered => Some(delivered.clone()),
             _ => Some(TerminalSet::new()),
         }
+    }
+
+    fn resolve(
+        &self,
+        audience: &Audience,
+        app: AppId,
+        _: &str,
+        online: Option<&TerminalSet>,
+    ) -> Result<TerminalSet, Refusal> {
+        self.lock().audience(app, audience, online)
     }
 
     fn state_of(&self, push: PushId, no: TerminalNo) -> Option<State> {

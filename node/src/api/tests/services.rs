@@ -29,10 +29,18 @@ fn to_all(key: &str) -> admin::PushRequest {
 }
 
 async fn register(node: &Node, ids: &[&str]) {
-    let new = |id: &&str| admin::NewTerminal { id: (*id).to_owned(), tags: Default::default() };
+    let new = |id: &&str| admin::NewTerminal { id: (*id).to_owned(), tags: Default::default(), alias: None };
     let request = admin::RegisterRequest { app: String::new(), terminals: ids.iter().map(new).collect() };
     let mut client = TerminalsClient::new(node.channel().await);
     client.register(admin(&node.fake, request)).await.expect("register");
+}
+
+fn written(expression: &str) -> Option<admin::Audience> {
+    Some(admin::Audience { of: Some(admin::audience::Of::Expression(expression.to_owned())) })
+}
+
+fn trial(expression: &str, sample: u32) -> admin::DryRunRequest {
+    admin::DryRunRequest { audience: written(expression), sample, ..Default::default() }
 }
 
 fn code<T>(result: Result<T, Status>) -> Code {
@@ -200,6 +208,72 @@ async fn requests_that_are_wrong_say_where() {
     let status = pushes.push(admin(&node.fake, ghost)).await.expect_err("refused");
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().contains("ghost"), "{}", status.message());
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_how_many_and_some_of_them_and_pushes_nothing() {
+    let node = Node::leading(Fake::founded());
+    register(&node, &["tv-1", "tv-2", "tv-3", "tv-4", "online"]).await;
+    let mut client = PushesClient::new(node.channel().await);
+    let answer = client.dry_run(admin(&node.fake, trial("all", 2))).await.expect("answer").into_inner();
+    assert_eq!((answer.audience, answer.sample), (5, vec!["tv-1".to_owned(), "tv-3".to_owned()]));
+    let answer = client.dry_run(admin(&node.fake, trial("online", 9))).await.expect("answer").into_inner();
+    assert_eq!((answer.audience, answer.sample), (1, vec!["online".to_owned()]));
+    let answer = client.dry_run(admin(&node.fake, trial("all", 0))).await.expect("answer").into_inner();
+    assert_eq!((answer.audience, answer.sample.len()), (5, 0));
+    assert_eq!(node.fake.pushes(), 0);
+
+    let reader = with(&node.fake, &[Scope::Read], None, trial("all", 0));
+    assert_eq!(code(client.dry_run(reader).await), Code::Ok);
+    let of_another_app = with(&node.fake, &[Scope::Read], Some("shop"), trial("all", 0));
+    assert_eq!(code(client.dry_run(of_another_app).await), Code::PermissionDenied);
+    for (wrong, expected) in [
+        (trial("all or", 0), Code::InvalidArgument),
+        (trial("topic", 0), Code::InvalidArgument),
+        (trial("all", 1_001), Code::InvalidArgument),
+        (trial("terminal:ghost", 0), Code::NotFound),
+        (trial("delivered:9", 0), Code::NotFound),
+    ] {
+        assert_eq!(code(client.dry_run(admin(&node.fake, wrong)).await), expected);
+    }
+}
+
+#[tokio::test]
+async fn an_audience_of_who_is_online_waits_for_a_leader_who_knows() {
+    let node = Node::leading(Fake::founded());
+    register(&node, &["tv-1", "online"]).await;
+    let mut client = PushesClient::new(node.channel().await);
+    let push = || admin::PushRequest { audience: written("online"), ..to_all("") };
+    let accepted = client.push(admin(&node.fake, push())).await.expect("push").into_inner();
+    assert_eq!(accepted.audience, 1);
+    node.fake.forget_online();
+    assert_eq!(code(client.push(admin(&node.fake, push())).await), Code::Unavailable);
+    assert_eq!(node.fake.pushes(), 1, "nothing was done");
+    assert_eq!(
+        code(client.push(admin(&node.fake, to_all(""))).await),
+        Code::Ok,
+        "who is online does not matter"
+    );
+}
+
+#[tokio::test]
+async fn a_terminal_s_alias_and_tags_are_replaced_only_where_they_are_given() {
+    let node = Node::leading(Fake::founded());
+    let mut client = TerminalsClient::new(node.channel().await);
+    let get = || admin::GetTerminalRequest { app: String::new(), id: "tv-1".to_owned() };
+    for (tags, alias, expected) in [
+        (&[("os", "tv"), ("vip", "yes")][..], Some("user-7"), (2, "user-7")),
+        (&[], None, (2, "user-7")),
+        (&[("os", "phone")], None, (1, "user-7")),
+        (&[], Some(""), (1, "")),
+    ] {
+        let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let new = admin::NewTerminal { id: "tv-1".to_owned(), tags, alias: alias.map(str::to_owned) };
+        let request = admin::RegisterRequest { app: String::new(), terminals: vec![new] };
+        client.register(admin(&node.fake, request)).await.expect("register");
+        let known = client.get(admin(&node.fake, get())).await.expect("get").into_inner();
+        assert_eq!((known.tags.len(), known.alias.as_str()), expected);
+    }
 }
 
 #[tokio::test]

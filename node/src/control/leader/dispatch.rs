@@ -6,7 +6,7 @@ use std::{
 };
 
 use cluster_proto::{
-    DropReason, Message, NodeId, Outcome, PushId, PushKind, Qos, TerminalSet,
+    DropReason, Message, NodeId, Outcome, PushId, Qos, TerminalSet,
     limits::{INLINE_PAYLOAD_LEN_MAX, SMALL_AUDIENCE_MAX},
     link::{Deliver, FilterUse, PushDelivery, Receipt, Transient},
 };
@@ -87,8 +87,10 @@ impl Leader {
                 }
             }
         }
-        for node in self.best_effort_edges(&push.message) {
-            parts.entry(node).or_default();
+        if push.shown {
+            for node in self.best_effort_edges(&push.message) {
+                parts.entry(node).or_default();
+            }
         }
         parts
     }
@@ -99,10 +101,7 @@ impl Leader {
     }
 
     fn best_effort_edges(&self, message: &Message) -> BTreeSet<NodeId> {
-        match message.kind {
-            PushKind::Topic => self.filters.matching(message.app, &message.topic, FilterUse::BestEffort),
-            PushKind::Identity => BTreeSet::new(),
-        }
+        self.filters.matching(message.app, &message.topic, FilterUse::BestEffort)
     }
 
     fn send_push(
@@ -121,7 +120,7 @@ impl Leader {
         let delivery = PushDelivery {
             push: push.push,
             targets_qos0,
-            best_effort: message.is_some() && push.message.kind == PushKind::Topic,
+            best_effort: message.is_some() && push.shown,
             expires_at_ms: push.expires_at_ms,
             message: inline.map(|m| Message::clone(m)),
             targets,
@@ -137,6 +136,7 @@ impl Leader {
             push,
             message: record.message,
             pending: TerminalSet::new(),
+            shown: false,
             qos0: self.tables.audience_qos0(push),
             expires_at_ms: record.expires_at_ms,
         };

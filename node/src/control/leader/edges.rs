@@ -27,6 +27,14 @@ impl Leader {
         self.edges.values().all(|edge| edge.phase == Phase::Live)
     }
 
+    /// The numbered terminals bound to any edge, unless some edge has not told this leader whom it holds.
+    pub(super) fn online(&self) -> Option<TerminalSet> {
+        let is_known = self.edges.values().all(|edge| edge.told);
+        let bound =
+            || self.edges.values().fold(TerminalSet::new(), |all, edge| TerminalSet(all.0 | &edge.bound.0));
+        is_known.then(bound)
+    }
+
     pub(super) fn handle_control(&mut self, now: Now, link: LinkId, frame: EdgeControl) {
         if let EdgeControl::Hello(hello) = frame {
             return self.handle_hello(now, link, hello);
@@ -82,6 +90,7 @@ impl Leader {
         edge.link = Some(link);
         edge.heard_ms = now.mono_ms;
         edge.draining = false;
+        edge.told |= is_new_life;
         if is_new_life {
             edge.phase = Phase::Starting;
             let body = CommandBody::EdgeStarted { edge: node, incarnation: hello.incarnation };
@@ -265,6 +274,7 @@ impl Edge {
             receipts_applied: 0,
             lost_at_ms: now_ms,
             draining: false,
+            told: false,
             forward_transient: false,
             stats: Stats::default(),
             peers: Vec::new(),

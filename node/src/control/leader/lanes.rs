@@ -1,7 +1,7 @@
 //! What edges want committed: publishes, receipts and subscription changes, each numbered in its lane.
 
 use cluster_proto::{
-    AppId, Epoch, Incarnation, NodeId, Outcome, TerminalId,
+    AppId, Audience, Epoch, Incarnation, NodeId, Outcome, TerminalId,
     link::{
         Committed, Lane, Origin, Publish, PublishBody, PublishOutcome, Published, Receipts, RefuseReason,
         SessionReplyBody, SessionRequest, SessionRequestBody, Subscribe, Unsubscribe,
@@ -9,7 +9,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, Command, CommandBody, ProposeError,
-    command::{AcceptPush, Audience, Holder},
+    command::{AcceptPush, Holder},
 };
 
 use super::{Action, Leader, LinkId, Now, Waiting};
@@ -150,6 +150,7 @@ impl Leader {
             PublishBody::Push { message, ttl_ms, exchange } => CommandBody::AcceptPush(AcceptPush {
                 message,
                 audience: Audience::Topic,
+                online: None,
                 ttl_ms: ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms),
                 retained_ttl_ms: ttl_ms,
                 exchange,

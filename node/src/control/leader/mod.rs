@@ -113,6 +113,8 @@ pub(crate) enum Event {
 pub(crate) enum Question {
     /// Where is this terminal?
     Presence(AppId, TerminalId, oneshot::Sender<Option<NodeId>>),
+    /// Which numbered terminals are bound to any edge? `None` while some edge has not told.
+    Online(oneshot::Sender<Option<TerminalSet>>),
     /// End its connection; was it online?
     Kick(AppId, TerminalId, UnbindReason, oneshot::Sender<bool>),
     /// Recall this push.
@@ -179,6 +181,8 @@ struct Edge {
     /// Without a link: declared ended at this monotonic time.
     lost_at_ms: u64,
     draining: bool,
+    /// It has told this leader whom it holds, or began anew since.
+    told: bool,
     forward_transient: bool,
     /// Its last heartbeat's.
     stats: Stats,
@@ -424,6 +428,9 @@ impl Leader {
         match question {
             Question::Presence(app, terminal, reply) => {
                 let _ = reply.send(self.bound_as(app, &terminal).map(|(_, binding)| binding.edge));
+            }
+            Question::Online(reply) => {
+                let _ = reply.send(self.online());
             }
             Question::Kick(app, terminal, reason, reply) => {
                 let _ = reply.send(self.kick(app, &terminal, reason));

@@ -32,6 +32,7 @@ impl Leader {
         let Phase::Resuming(resume) = std::mem::replace(&mut edge.phase, Phase::Live) else {
             return self.actions.push(Action::Close(link));
         };
+        edge.told = true;
         let Resume { bindings, in_flight, shared } = resume;
         // Whom it does not report any more is gone; their Unbind comes again with its other requests.
         let before = self.forget_bindings_of(node);

@@ -12,7 +12,8 @@ use crate::{
     tables::{
         accept,
         error::StoreError,
-        exchanges, keys, resolve,
+        exchanges, keys,
+        resolve::{self, About},
         retained::{self, Live},
         sessions,
         txn::Txn,
@@ -25,7 +26,7 @@ pub(super) fn accept(
     origin: Option<&Origin>,
     accept: AcceptPush,
 ) -> Result<Applied, StoreError> {
-    let AcceptPush { message, audience, ttl_ms, retained_ttl_ms, exchange, idempotency } = accept;
+    let AcceptPush { message, audience, online, ttl_ms, retained_ttl_ms, exchange, idempotency } = accept;
     if !app_exists(txn, message.app)? {
         return Ok(Applied::Refused(Refusal::UnknownApp));
     }
@@ -37,7 +38,9 @@ pub(super) fn accept(
     {
         return Ok(answer);
     }
-    let audience = match resolve::audience(txn, &audience, &message)? {
+    debug_assert_eq!(message.kind, audience.kind(), "whom a push is owed to follows from its audience");
+    let about = About { online: online.as_ref(), ..About::message(&message) };
+    let audience = match resolve::audience(txn, &audience, &about)? {
         Ok(audience) => audience,
         Err(refusal) => return Ok(Applied::Refused(refusal)),
     };

@@ -11,9 +11,9 @@ use crate::{
     command::NewTerminal,
     tables::{
         error::StoreError,
-        keys, numbers, sessions,
+        keys, labels, numbers, sessions,
         txn::Txn,
-        value::{AppRow, TerminalRow},
+        value::{AppRow, Labels, TerminalRow},
     },
 };
 
@@ -72,16 +72,28 @@ pub(super) fn revoke(
 
 fn add(txn: &mut Txn<'_>, app: AppId, terminal: &NewTerminal) -> Result<TerminalNo, StoreError> {
     sessions::end_of_lent(txn, app, &terminal.id)?;
-    Ok(numbers::register(txn, app, &terminal.id, terminal.tags.clone().unwrap_or_default()))
+    let labels = given(terminal, &Labels::default());
+    let no = numbers::register(txn, app, &terminal.id, labels.clone());
+    labels::follow(txn, app, no, &Labels::default(), &labels)?;
+    Ok(no)
 }
 
 fn update(txn: &mut Txn<'_>, no: TerminalNo, terminal: &NewTerminal) -> Result<TerminalNo, StoreError> {
-    if let Some(tags) = &terminal.tags
-        && let Some(mut row) = txn.read::<TerminalRow>(&keys::terminal(no))?
-        && row.tags != *tags
-    {
-        row.tags.clone_from(tags);
-        txn.put(keys::terminal(no), &row);
+    if let Some(row) = txn.read::<TerminalRow>(&keys::terminal(no))? {
+        let labels = given(terminal, &row.labels);
+        if labels != row.labels {
+            labels::follow(txn, row.app, no, &row.labels, &labels)?;
+            txn.put(keys::terminal(no), &TerminalRow { labels, ..row });
+        }
     }
     Ok(no)
+}
+
+/// The labels a command gives; what it does not mention stays.
+fn given(terminal: &NewTerminal, before: &Labels) -> Labels {
+    let Labels { tags, alias } = before.clone();
+    Labels {
+        tags: terminal.tags.clone().unwrap_or(tags),
+        alias: terminal.alias.clone().map_or(alias, |alias| Some(alias).filter(|alias| !alias.is_empty())),
+    }
 }

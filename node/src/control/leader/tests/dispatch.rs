@@ -37,6 +37,24 @@ fn a_terminal_that_catches_up_gets_what_it_is_owed_in_order_and_then_live_pushes
 }
 
 #[test]
+fn best_effort_subscribers_are_shown_what_is_for_all_subscribers_and_nothing_narrower() {
+    let mut w = World::new();
+    let a = w.link_edge(1);
+    let added = vec![(APP, "news".to_owned(), FilterUse::BestEffort)];
+    w.event(Event::Control(a, EdgeControl::Filters(FilterDelta { added, removed: Vec::new() })));
+    let shown = |w: &mut World, audience| {
+        w.take(a);
+        w.push(audience, Qos::AtLeastOnce);
+        deliveries(&w.take(a)).iter().any(|delivery| delivery.best_effort)
+    };
+    assert!(shown(&mut w, Audience::Topic));
+    let narrowed = Audience::And(vec![Audience::Topic, Audience::Not(Box::new(Audience::Online))]);
+    assert_eq!(narrowed.kind(), PushKind::Topic);
+    assert!(!shown(&mut w, narrowed));
+    assert!(!shown(&mut w, Audience::Or(vec![Audience::Topic, Audience::All])));
+}
+
+#[test]
 fn a_qos_0_push_is_dropped_for_whoever_is_offline() {
     let mut w = World::new();
     let nos = w.register(&["tv-1", "tv-2"]);

@@ -26,6 +26,30 @@ fn after_a_leader_change_only_what_an_edge_lacks_is_sent_again() {
 }
 
 #[test]
+fn who_is_online_is_known_when_every_edge_has_told_this_leader() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1", "tv-2", "tv-3"]);
+    let (a, b) = (w.link_edge(1), w.link_edge(2));
+    let first = w.connect(a, w.bind("tv-1"));
+    w.online(b, "tv-2");
+    let both = TerminalSet::from_iter([nos[0], nos[1]]);
+    assert_eq!(online(&mut w), Some(both.clone()));
+    w.event(Event::LinkClosed(b));
+    assert_eq!(online(&mut w), Some(both), "as far as anybody knows");
+    w.change_leader();
+    w.relink(1, vec![first.report(PushId(0), false)], Vec::new());
+    assert_eq!(online(&mut w), None, "the other may hold any terminal");
+    w.relink(2, Vec::new(), Vec::new());
+    assert_eq!(online(&mut w), Some(TerminalSet::one(nos[0])));
+}
+
+fn online(w: &mut World) -> Option<TerminalSet> {
+    let (reply, mut answer) = oneshot::channel();
+    w.event(Event::Ask(Question::Online(reply)));
+    answer.try_recv().expect("answered at once")
+}
+
+#[test]
 fn a_push_in_flight_to_a_lost_edge_stays_owed() {
     let mut w = World::new();
     let nos = w.register(&["tv-1"]);

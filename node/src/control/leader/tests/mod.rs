@@ -11,14 +11,10 @@ mod shared;
 mod world;
 
 use cluster_proto::{
-    AppId, Epoch, Incarnation, Message, NodeId, Outcome, PushId, Qos, State, TerminalId, TerminalNo,
-    TerminalSet, Will, limits::OWED_PER_PULL_MAX, link::*,
+    AppId, Audience, Epoch, Incarnation, Message, NodeId, Outcome, PushId, PushKind, Qos, State, TerminalId,
+    TerminalNo, TerminalSet, Will, limits::OWED_PER_PULL_MAX, link::*,
 };
-use raft_store::{
-    Applied, Command, CommandBody, ProposeError,
-    command::{AcceptPush, Audience},
-    tables::TablesOptions,
-};
+use raft_store::{Applied, Command, CommandBody, ProposeError, command::AcceptPush, tables::TablesOptions};
 use tokio::sync::oneshot;
 
 use super::*;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cluster_proto::{
-    MessageProperties, PushKind,
+    MessageProperties,
     link::{
         Bind, Bound, Hello, Owed, PushDelivery, Receipt, SessionReplyBody, SessionRequestBody,
         SharedDelivery, SharedInFlight, Subscribe, Subscription, Unacknowledged, Unbind, Unsubscribe,
@@ -274,7 +274,8 @@ impl World {
     // ------------------------------------------------------------ terminals
 
     pub(super) fn register(&mut self, ids: &[&str]) -> Vec<TerminalNo> {
-        let terminals = ids.iter().map(|id| NewTerminal { id: terminal(id), tags: None }).collect();
+        let terminals =
+            ids.iter().map(|id| NewTerminal { id: terminal(id), tags: None, alias: None }).collect();
         match self.apply(CommandBody::RegisterTerminals { app: APP, terminals }) {
             Applied::Registered { nos, .. } => nos,
             other => panic!("{other:?}"),
@@ -486,10 +487,10 @@ pub(super) fn published(topic: &str, qos: Qos) -> Message {
 }
 
 pub(super) fn accept(audience: Audience, qos: Qos) -> AcceptPush {
-    let kind = if audience == Audience::Topic { PushKind::Topic } else { PushKind::Identity };
     AcceptPush {
-        message: Message { kind, ..message(qos) },
+        message: Message { kind: audience.kind(), ..message(qos) },
         audience,
+        online: None,
         ttl_ms: 10_000,
         retained_ttl_ms: None,
         exchange: None,
