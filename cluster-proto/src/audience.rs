@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     PushId, PushKind, TerminalId, TerminalNo,
     limits::{
-        ALIAS_LEN_MAX, AUDIENCE_DEPTH_MAX, AUDIENCE_NODES_MAX, TAG_KEY_LEN_MAX, TAG_VALUE_LEN_MAX,
-        TERMINALS_PER_CALL_MAX,
+        ALIAS_LEN_MAX, AUDIENCE_DEPTH_MAX, AUDIENCE_NODES_MAX, AUDIENCE_SCANS_MAX, TAG_KEY_LEN_MAX,
+        TAG_VALUE_LEN_MAX, TERMINALS_PER_CALL_MAX,
     },
 };
 
@@ -66,6 +66,9 @@ pub enum AudienceTooLarge {
     /// Over [`AUDIENCE_DEPTH_MAX`].
     #[error("the expression is nested {0} deep, the most is {AUDIENCE_DEPTH_MAX}")]
     Depth(usize),
+    /// Over [`AUDIENCE_SCANS_MAX`].
+    #[error("the expression has {0} of sample, delivered and pending, the most is {AUDIENCE_SCANS_MAX}")]
+    Scans(usize),
     /// Over [`TERMINALS_PER_CALL_MAX`].
     #[error("the expression names {0} terminals and aliases, the most is {TERMINALS_PER_CALL_MAX}")]
     Names(usize),
@@ -123,9 +126,10 @@ impl Audience {
 
     /// Refuses an expression that is too large.
     pub fn check_size(&self) -> Result<(), AudienceTooLarge> {
-        match (self.nodes(), self.depth(), self.names()) {
+        match (self.nodes(), self.depth(), self.scans(), self.names()) {
             (nodes, ..) if nodes > AUDIENCE_NODES_MAX => Err(AudienceTooLarge::Nodes(nodes)),
-            (_, depth, _) if depth > AUDIENCE_DEPTH_MAX => Err(AudienceTooLarge::Depth(depth)),
+            (_, _, scans, _) if scans > AUDIENCE_SCANS_MAX => Err(AudienceTooLarge::Scans(scans)),
+            (_, depth, ..) if depth > AUDIENCE_DEPTH_MAX => Err(AudienceTooLarge::Depth(depth)),
             (.., names) if names > TERMINALS_PER_CALL_MAX => Err(AudienceTooLarge::Names(names)),
             _ => Ok(()),
         }
@@ -146,6 +150,13 @@ impl Audience {
 
     fn depth(&self) -> usize {
         1 + self.members().iter().map(Self::depth).max().unwrap_or(0)
+    }
+
+    fn scans(&self) -> usize {
+        match self {
+            Self::Sample(_) | Self::Delivered(_) | Self::Pending(_) => 1,
+            _ => self.members().iter().map(Self::scans).sum(),
+        }
     }
 
     fn names(&self) -> usize {
@@ -174,6 +185,11 @@ impl Sample {
     /// The first bucket that is not in it any more.
     pub fn to(self) -> u16 {
         self.to
+    }
+
+    /// Whether it leaves nobody out.
+    pub fn is_everyone(self) -> bool {
+        (self.from, self.to) == (0, Self::BUCKETS)
     }
 
     /// Whether a terminal is in the slice.

@@ -29,6 +29,9 @@ pub const TAG_KEY_LEN_MAX: usize = 64;
 pub const TAG_VALUE_LEN_MAX: usize = 256;
 /// Most parts of an audience expression, operators included: bounds what apply does for one block of terminals.
 pub const AUDIENCE_NODES_MAX: usize = 256;
+/// Most slices (`sample`) and states of pushes (`delivered`, `pending`) in an audience expression: each is looked at terminal
+/// by terminal, or read whole.
+pub const AUDIENCE_SCANS_MAX: usize = 16;
 /// Deepest audience expression: bounds every recursion over it.
 pub const AUDIENCE_DEPTH_MAX: usize = 16;
 /// An audience up to this size is stored as one row with a state byte each; above, as bitmaps.

@@ -70,8 +70,8 @@ pub enum Refusal {
     #[error("not registered: {}", .0.iter().map(TerminalId::as_str).collect::<Vec<_>>().join(", "))]
     UnknownTerminals(Vec<TerminalId>),
     /// No such push in that app.
-    #[error("no such push")]
-    UnknownPush,
+    #[error("no push {0} in this app: it never was, or its retention is over")]
+    UnknownPush(PushId),
     /// The idempotency key was used for a different request.
     #[error("idempotency key was used for a different request")]
     KeyReused,

@@ -20,7 +20,7 @@ use std::{
 use cluster_proto::NodeId;
 
 /// Raised when an older node could not read what this one writes. Version 1 was never released.
-pub const DATA_VERSION: u32 = 2;
+pub const DATA_VERSION: u32 = 3;
 
 /// Why a data directory cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]

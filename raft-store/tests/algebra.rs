@@ -240,7 +240,7 @@ fn another_app_s_pushes_tags_and_aliases_are_not_found() {
         panic!("no app")
     };
     let resolve = |audience| world.store.tables.resolve(&audience, other, TOPIC, Some(&world.online));
-    assert_eq!(resolve(Audience::Delivered(PushId(1))), Err(Refusal::UnknownPush));
+    assert_eq!(resolve(Audience::Delivered(PushId(1))), Err(Refusal::UnknownPush(PushId(1))));
     assert_eq!(resolve(Audience::Terminals(vec![id(1)])), Err(Refusal::UnknownTerminals(vec![id(1)])));
     let everyone = Audience::Sample(Sample::new(0, Sample::BUCKETS).unwrap());
     let tag = Audience::Tag { key: "os".into(), value: "tv".into() };

@@ -3,44 +3,76 @@
 use cluster_proto::{
     Audience, PushId, Sample,
     admin::{self, audience::Of},
-    audience::{check_alias, check_tag_key, check_tag_value},
+    audience::{AudienceTooLarge, check_alias, check_tag_key, check_tag_value},
+    limits::AUDIENCE_NODES_MAX,
 };
 use fabric_core::audience::parse;
 use tonic::Status;
 
 use super::validate::{ids, invalid, some};
 
+/// An operator over one member is none, so a small expression may come in some more messages.
+const MESSAGES_MAX: usize = 2 * AUDIENCE_NODES_MAX;
+
 /// The audience of a push.
 pub(super) fn read(asked: Option<admin::Audience>) -> Result<Audience, Status> {
-    let audience = read_at("audience", asked)?;
+    let audience = Reader { messages: 0 }.read_at("audience", asked)?;
     audience.check_size().map_err(|error| wrong("audience", error))?;
     Ok(audience)
 }
 
-/// The depth of the recursion is bounded where the request is decoded (protobuf: 100 messages).
-fn read_at(path: &str, asked: Option<admin::Audience>) -> Result<Audience, Status> {
-    let Some(of) = asked.and_then(|audience| audience.of) else {
-        return Err(invalid(format!(
-            "{path} is missing: say who, as terminals, topic, all or an expression"
-        )));
-    };
-    match of {
-        Of::Terminals(list) => ids(&format!("{path}.terminals.ids"), list.ids).map(Audience::Terminals),
-        Of::All(_) => Ok(Audience::All),
-        Of::Topic(_) => Ok(Audience::Topic),
-        Of::Aliases(list) => aliases(&format!("{path}.aliases.names"), list.names),
-        Of::Tag(tag) => tag_at(&format!("{path}.tag"), tag),
-        Of::Online(_) => Ok(Audience::Online),
-        Of::Offline(_) => Ok(Audience::Offline),
-        Of::Delivered(of) => Ok(Audience::Delivered(PushId(of.push))),
-        Of::Pending(of) => Ok(Audience::Pending(PushId(of.push))),
-        Of::Sample(sample) => sample_at(&format!("{path}.sample"), sample),
-        Of::And(and) => several(&format!("{path}.and"), and.members, Audience::And),
-        Of::Or(or) => several(&format!("{path}.or"), or.members, Audience::Or),
-        Of::Not(member) => {
-            read_at(&format!("{path}.not"), Some(*member)).map(|member| Audience::Not(Box::new(member)))
+/// Reads a tree of messages, as long as there are no more than an expression may have parts: a request has room for
+/// millions.
+struct Reader {
+    messages: usize,
+}
+
+impl Reader {
+    /// The depth of the recursion is bounded where the request is decoded (protobuf: 100 messages).
+    fn read_at(&mut self, path: &str, asked: Option<admin::Audience>) -> Result<Audience, Status> {
+        self.messages += 1;
+        if self.messages > MESSAGES_MAX {
+            return Err(wrong("audience", AudienceTooLarge::Nodes(self.messages)));
         }
-        Of::Expression(text) => parse(&text).map_err(|error| wrong(&format!("{path}.expression"), error)),
+        let Some(of) = asked.and_then(|audience| audience.of) else {
+            return Err(invalid(format!(
+                "{path} is missing: say who, as terminals, topic, all or an expression"
+            )));
+        };
+        match of {
+            Of::Terminals(list) => ids(&format!("{path}.terminals.ids"), list.ids).map(Audience::Terminals),
+            Of::All(_) => Ok(Audience::All),
+            Of::Topic(_) => Ok(Audience::Topic),
+            Of::Aliases(list) => aliases(&format!("{path}.aliases.names"), list.names),
+            Of::Tag(tag) => tag_at(&format!("{path}.tag"), tag),
+            Of::Online(_) => Ok(Audience::Online),
+            Of::Offline(_) => Ok(Audience::Offline),
+            Of::Delivered(of) => Ok(Audience::Delivered(PushId(of.push))),
+            Of::Pending(of) => Ok(Audience::Pending(PushId(of.push))),
+            Of::Sample(sample) => sample_at(&format!("{path}.sample"), sample),
+            Of::And(and) => self.several(&format!("{path}.and"), and.members, Audience::And),
+            Of::Or(or) => self.several(&format!("{path}.or"), or.members, Audience::Or),
+            Of::Not(member) => self
+                .read_at(&format!("{path}.not"), Some(*member))
+                .map(|member| Audience::Not(Box::new(member))),
+            Of::Expression(text) => parse(&text).map_err(|error| wrong(&format!("{path}.expression"), error)),
+        }
+    }
+
+    /// One member alone is what the operator makes of it.
+    fn several(
+        &mut self,
+        path: &str,
+        members: Vec<admin::Audience>,
+        combine: fn(Vec<Audience>) -> Audience,
+    ) -> Result<Audience, Status> {
+        let read = |(at, member)| self.read_at(&format!("{path}[{at}]"), Some(member));
+        let mut members = members.into_iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+        match members.len() {
+            0 => Err(invalid(format!("{path} is empty"))),
+            1 => Ok(members.remove(0)),
+            _ => Ok(combine(members)),
+        }
     }
 }
 
@@ -66,28 +98,13 @@ fn sample_at(path: &str, admin::Sample { from, to }: admin::Sample) -> Result<Au
     })
 }
 
-/// One member alone is what the operator makes of it.
-fn several(
-    path: &str,
-    members: Vec<admin::Audience>,
-    combine: fn(Vec<Audience>) -> Audience,
-) -> Result<Audience, Status> {
-    let read = |(at, member)| read_at(&format!("{path}[{at}]"), Some(member));
-    let mut members = members.into_iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-    match members.len() {
-        0 => Err(invalid(format!("{path} is empty"))),
-        1 => Ok(members.remove(0)),
-        _ => Ok(combine(members)),
-    }
-}
-
 fn wrong(path: &str, why: impl std::fmt::Display) -> Status {
     invalid(format!("{path}: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use cluster_proto::limits::{AUDIENCE_DEPTH_MAX, AUDIENCE_NODES_MAX};
+    use cluster_proto::limits::{AUDIENCE_DEPTH_MAX, AUDIENCE_SCANS_MAX};
 
     use super::*;
 
@@ -172,6 +189,17 @@ mod tests {
     fn an_audience_that_is_too_large_is_refused_in_either_form() {
         let wide = vec![text("all"); AUDIENCE_NODES_MAX];
         assert!(refused(and(wide)).starts_with("audience: the expression has 257 parts"));
+        // Not read to its end.
+        let huge = refused(and(vec![of(Of::All(admin::Everyone {})); 100_000]));
+        assert!(
+            huge.starts_with(&format!("audience: the expression has {} parts", MESSAGES_MAX + 1)),
+            "{huge}"
+        );
+        let slices = vec![text("sample:0-1% or delivered:7"); AUDIENCE_SCANS_MAX];
+        assert!(
+            refused(and(slices))
+                .starts_with("audience: the expression has 32 of sample, delivered and pending")
+        );
         let not = |inner, _| of(Of::Not(Box::new(inner)));
         let deep = (0..AUDIENCE_DEPTH_MAX).fold(text("all"), not);
         assert!(refused(deep).starts_with("audience: the expression is nested 17 deep"));

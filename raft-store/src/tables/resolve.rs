@@ -226,7 +226,7 @@ impl Plan {
 
     fn of_push(tables: &impl Read, app: AppId, push: PushId, state: State) -> Result<Self, Stop> {
         let sets = PushSets::open(tables, push)?.filter(|sets| sets.row.app == app);
-        let sets = sets.ok_or(Stop::Refused(Refusal::UnknownPush))?;
+        let sets = sets.ok_or(Stop::Refused(Refusal::UnknownPush(push)))?;
         Ok(match sets.row.audience {
             AudienceRow::Small(_) => {
                 Self::Set(by_block(&sets.in_state(tables, state)?).into_iter().collect())
@@ -313,10 +313,12 @@ impl Plan {
             Self::Rows(prefix) => part & row(tables, prefix, block)?,
             Self::Push(push, state) => part & tables.block(*push, block)?.in_state(*state),
             // A block is registered or lent as a whole, and nobody loses a registration.
-            Self::Registered => part.iter().filter(|no| TerminalNo(*no).is_registered()).collect(),
+            Self::Registered if TerminalNo(u32::from(block) << 16).is_registered() => part.clone(),
+            Self::Registered => RoaringBitmap::new(),
             Self::Subscribers => {
                 given.subscribers.blocks.get(&block).map(|of| part & &of.any).unwrap_or_default()
             }
+            Self::Sample(sample) if sample.is_everyone() => part.clone(),
             Self::Sample(sample) => part.iter().filter(|no| sample.contains(TerminalNo(*no))).collect(),
             Self::And(members) => {
                 let mut left = part.clone();
@@ -328,7 +330,7 @@ impl Plan {
             Self::Or(members) => {
                 let mut any = RoaringBitmap::new();
                 for member in members {
-                    any |= member.narrow(tables, given, block, part)?;
+                    any |= member.narrow(tables, given, block, &(part - &any))?;
                 }
                 any
             }
@@ -366,7 +368,8 @@ fn aliased(
     aliases: &[String],
 ) -> Result<BTreeMap<u16, RoaringBitmap>, StoreError> {
     let mut sets = BTreeMap::<u16, RoaringBitmap>::new();
-    for alias in aliases {
+    // Whoever names one twice means it once: reading it again would hold apply up for nothing.
+    for alias in aliases.iter().collect::<BTreeSet<_>>() {
         tables.scan_prefix(&keys::aliased_blocks(app, alias), &mut |key, bytes| {
             *sets.entry(block_of(key)?).or_default() |= value::decode_set(key, bytes)?;
             Ok(true)

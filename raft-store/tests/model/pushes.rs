@@ -249,7 +249,7 @@ impl Model {
 
     pub(crate) fn cancel(&mut self, app: AppId, push: PushId, in_flight: &TerminalSet) -> Applied {
         if app != AppId::DEFAULT || !self.pushes.kept.contains_key(&push) {
-            return Applied::Refused(Refusal::UnknownPush);
+            return Applied::Refused(Refusal::UnknownPush(push));
         }
         self.withdraw(push, Withdrawn::Cancelled, in_flight);
         Applied::Done

@@ -92,7 +92,7 @@ fn set(audience: &Audience, facts: &impl Facts, universe: &HashSet<u32>) -> Resu
     let labelled = |has: &dyn Fn(&Labels) -> bool| {
         facts.labels().iter().filter(|(_, labels)| has(labels)).map(|(no, _)| *no).collect()
     };
-    let of_push = |push, state| facts.in_state(push, state).ok_or(Refusal::UnknownPush);
+    let of_push = |push, state| facts.in_state(push, state).ok_or(Refusal::UnknownPush(push));
     Ok(match audience {
         Audience::Terminals(ids) => {
             let unknown: Vec<_> =

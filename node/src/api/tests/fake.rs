@@ -213,7 +213,9 @@ impl State_ {
             Audience::All => of_app.map(|(_, view)| view.no).collect(),
             Audience::Topic => TerminalSet::new(),
             Audience::Online => online.cloned().unwrap_or_default(),
-            Audience::Delivered(_) | Audience::Pending(_) => return Err(Refusal::UnknownPush),
+            Audience::Delivered(push) | Audience::Pending(push) => {
+                return Err(Refusal::UnknownPush(*push));
+            }
             Audience::Terminals(ids) => {
                 let unknown: Vec<_> = ids
                     .iter()

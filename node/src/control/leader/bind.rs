@@ -267,6 +267,9 @@ impl Leader {
             if let Some((other, old)) = self.bound_as(key.0, &key.1).filter(|(other, _)| *other != who) {
                 // Registered, or lent a number, since it was bound: one terminal, one binding (I6).
                 self.presence.unbind(&other, old.epoch);
+                if let Who::Numbered(lent) = other {
+                    self.set_bound(old.edge, lent, false);
+                }
             }
             let outbound = no.map_or_else(Vec::new, |no| {
                 self.member_rebound(no, opened.present);

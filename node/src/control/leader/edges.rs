@@ -32,7 +32,8 @@ impl Leader {
         let is_known = self.edges.values().all(|edge| edge.told);
         let bound =
             || self.edges.values().fold(TerminalSet::new(), |all, edge| TerminalSet(all.0 | &edge.bound.0));
-        is_known.then(bound)
+        // A number may have been lent to a group after a client that was registered meanwhile gave it back.
+        is_known.then(|| TerminalSet(bound().0 - &self.shared.numbers().0))
     }
 
     pub(super) fn handle_control(&mut self, now: Now, link: LinkId, frame: EdgeControl) {

@@ -26,7 +26,7 @@ pub(super) fn accept(
     origin: Option<&Origin>,
     accept: AcceptPush,
 ) -> Result<Applied, StoreError> {
-    let AcceptPush { message, audience, online, ttl_ms, retained_ttl_ms, exchange, idempotency } = accept;
+    let AcceptPush { mut message, audience, online, ttl_ms, retained_ttl_ms, exchange, idempotency } = accept;
     if !app_exists(txn, message.app)? {
         return Ok(Applied::Refused(Refusal::UnknownApp));
     }
@@ -38,7 +38,8 @@ pub(super) fn accept(
     {
         return Ok(answer);
     }
-    debug_assert_eq!(message.kind, audience.kind(), "whom a push is owed to follows from its audience");
+    // Whom a push is owed to follows from its audience, whoever wrote the message.
+    message.kind = audience.kind();
     let about = About { online: online.as_ref(), ..About::message(&message) };
     let audience = match resolve::audience(txn, &audience, &about)? {
         Ok(audience) => audience,

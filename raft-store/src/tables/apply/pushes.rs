@@ -31,7 +31,7 @@ pub(super) fn cancel(
     in_flight: &TerminalSet,
 ) -> Result<Applied, StoreError> {
     let Some(mut sets) = PushSets::open(txn, push)?.filter(|push| push.row.app == app) else {
-        return Ok(Applied::Refused(Refusal::UnknownPush));
+        return Ok(Applied::Refused(Refusal::UnknownPush(push)));
     };
     if sets.row.settled_at_ms.is_none() {
         sets.withdraw(txn, Withdrawn::Cancelled, &in_flight.0)?;
