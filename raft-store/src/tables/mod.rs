@@ -388,7 +388,8 @@ mod tests {
 
     #[test]
     fn tables_of_another_version_are_refused_and_say_what_to_do() {
-        for (found, advice) in [(1, "start with an empty data directory"), (9, "reads up to 2")] {
+        let newer = format!("reads up to {FORMAT_VERSION}");
+        for (found, advice) in [(1, "start with an empty data directory"), (9, newer.as_str())] {
             let directory = tempfile::tempdir().expect("temp");
             drop(open(directory.path(), TablesOptions::default()).expect("new"));
             let db = Db::open_current(directory.path()).expect("open");
