@@ -118,7 +118,7 @@ impl<C: Control> Pushes for Services<C> {
         let request = request.into_inner();
         let name = validate::app_name(&request.app);
         caller.in_app(name)?;
-        let terminal = validate::terminal(request.terminal)?;
+        let terminal = validate::id("terminal", request.terminal)?;
         let (app, push) = (self.app(name).await?, PushId(request.push));
         self.explain_to(app, push, terminal).await.map(Response::new)
     }

@@ -64,7 +64,10 @@ impl<C: Control> Terminals for Services<C> {
         let name = validate::app_name(&request.app).to_owned();
         caller.in_app(&name)?;
         let app = self.app(&name).await?;
-        let after = Some(request.after).filter(|after| !after.is_empty()).map(validate::id).transpose()?;
+        let after = Some(request.after)
+            .filter(|after| !after.is_empty())
+            .map(|id| validate::id("id", id))
+            .transpose()?;
         self.control.linearize().await.map_err(status::no_leader)?;
         let left = if request.limit == 0 { u64::MAX } else { u64::from(request.limit) };
         let pages = Pages { services: self.clone(), name, app, after, left };
@@ -145,7 +148,7 @@ impl<C: Control> Services<C> {
         let name = validate::app_name(&request.app).to_owned();
         caller.in_app(&name)?;
         let app = self.app(&name).await?;
-        Ok((name, app, validate::id(request.id)?))
+        Ok((name, app, validate::id("id", request.id)?))
     }
 
     /// Registers in chunks: their numbers in order, and how many are new. Registering is repeatable, so a call

@@ -182,14 +182,9 @@ pub(super) fn ids(what: &str, asked: Vec<String>) -> Result<Vec<TerminalId>, Sta
     asked.into_iter().enumerate().map(check).collect()
 }
 
-/// One terminal id.
-pub(super) fn id(asked: String) -> Result<TerminalId, Status> {
-    TerminalId::new(asked).map_err(|error| invalid(format!("id: {error}")))
-}
-
-/// The terminal a call is about.
-pub(super) fn terminal(asked: String) -> Result<TerminalId, Status> {
-    TerminalId::new(asked).map_err(|error| invalid(format!("terminal: {error}")))
+/// One terminal id, in the field `what`.
+pub(super) fn id(what: &str, asked: String) -> Result<TerminalId, Status> {
+    TerminalId::new(asked).map_err(|error| invalid(format!("{what}: {error}")))
 }
 
 /// Terminals to register, at least one.

@@ -10,7 +10,7 @@ use raft_store::{
 };
 use tokio::sync::watch;
 
-use super::{ControlHandle, Whereabouts};
+use super::ControlHandle;
 use crate::api::{
     Control,
     backend::{
@@ -63,8 +63,7 @@ impl Control for ControlHandle {
     }
 
     async fn holding(&self, app: AppId, id: &TerminalId, push: PushId) -> Holding {
-        let Whereabouts { edge, holds, known } = self.whereabouts(app, id, push).await;
-        Holding { edge, holds, known }
+        self.holding_of(app, id, push).await
     }
 
     async fn kick(&self, app: AppId, id: &TerminalId) -> bool {

@@ -8,7 +8,7 @@ use raft_store::{Applied, ControlGroup, ProposeError};
 use tokio::sync::{oneshot, watch};
 
 use super::{actor::ActorHandle, backend, leader::Question};
-use crate::api;
+use crate::api::{self, backend::Holding};
 
 /// Cheap to clone. The questions below are answered by the leader only; elsewhere they find nobody.
 #[derive(Clone, Debug)]
@@ -31,17 +31,6 @@ pub struct EdgeInfo {
     pub terminals: u64,
     /// Where it is reached.
     pub addresses: NodeAddresses,
-}
-
-/// What the leader knows of a terminal and a push.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Whereabouts {
-    /// Where it is connected.
-    pub edge: Option<NodeId>,
-    /// Its edge may hold the push, not answered.
-    pub holds: bool,
-    /// Every edge has told what it holds.
-    pub known: bool,
 }
 
 impl ControlHandle {
@@ -74,8 +63,8 @@ impl ControlHandle {
     }
 
     /// Where a terminal is connected, and whether its edge may hold a push.
-    pub async fn whereabouts(&self, app: AppId, terminal: &TerminalId, push: PushId) -> Whereabouts {
-        self.ask(|reply| Question::Whereabouts(app, terminal.clone(), push, reply)).await.unwrap_or_default()
+    pub async fn holding_of(&self, app: AppId, terminal: &TerminalId, push: PushId) -> Holding {
+        self.ask(|reply| Question::Holding(app, terminal.clone(), push, reply)).await.unwrap_or_default()
     }
 
     /// Ends a terminal's connection; says whether it was online.

@@ -14,4 +14,4 @@ mod handle;
 pub(crate) mod leader;
 pub(crate) mod link_server;
 
-pub use handle::{ControlHandle, EdgeInfo, Whereabouts};
+pub use handle::{ControlHandle, EdgeInfo};

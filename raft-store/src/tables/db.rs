@@ -159,14 +159,7 @@ impl Read for Snapshot<'_> {
     }
 
     fn scan(&self, from: &[u8], end: Key, visit: Visit<'_>) -> Result<(), StoreError> {
-        let mut rows = self.iterator(from, end)?;
-        while let Some((key, value)) = rows.item() {
-            if !visit(key, value)? {
-                return Ok(());
-            }
-            rows.next();
-        }
-        Ok(rows.status()?)
+        visit_rows(self.iterator(from, end)?, visit)
     }
 
     fn block(&self, push: PushId, block: u16) -> Result<Arc<BlockSets>, StoreError> {
@@ -336,6 +329,17 @@ pub(crate) trait Read {
         }
         Ok(found)
     }
+}
+
+/// Visits what is left of an iterator, as [`Read::scan`].
+pub(super) fn visit_rows(mut rows: DBRawIterator<'_>, visit: Visit<'_>) -> Result<(), StoreError> {
+    while let Some((key, value)) = rows.item() {
+        if !visit(key, value)? {
+            return Ok(());
+        }
+        rows.next();
+    }
+    Ok(rows.status()?)
 }
 
 /// Called with key and value; answers whether to go on.

@@ -58,7 +58,7 @@ use cluster_proto::{
 use self::{
     blocks::BlockSets,
     cache::BlockCache,
-    db::{Db, Read, Visit, read},
+    db::{Db, Read, Visit, read, visit_rows},
     groups::GroupIndex,
     keys::Key,
     memory::Memory,
@@ -344,14 +344,7 @@ impl Read for View {
     }
 
     fn scan(&self, from: &[u8], end: Key, visit: Visit<'_>) -> Result<(), StoreError> {
-        let mut rows = self.db.iterator(from, end)?;
-        while let Some((key, value)) = rows.item() {
-            if !visit(key, value)? {
-                return Ok(());
-            }
-            rows.next();
-        }
-        Ok(rows.status()?)
+        visit_rows(self.db.iterator(from, end)?, visit)
     }
 
     fn block(&self, push: PushId, block: u16) -> Result<Arc<BlockSets>, StoreError> {

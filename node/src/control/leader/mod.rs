@@ -47,6 +47,8 @@ use lanes::Change;
 use resume::Resume;
 use shared::Leaving;
 
+use crate::api::backend::Holding;
+
 /// One QUIC connection of an edge, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LinkId(pub(crate) u64);
@@ -120,7 +122,7 @@ pub(crate) enum Question {
     /// Recall this push.
     Cancel(AppId, PushId, oneshot::Sender<Result<Applied, ProposeError>>),
     /// Where is this terminal, and may it hold this push?
-    Whereabouts(AppId, TerminalId, PushId, oneshot::Sender<super::Whereabouts>),
+    Holding(AppId, TerminalId, PushId, oneshot::Sender<Holding>),
     /// All linked edges.
     Edges(oneshot::Sender<Vec<super::EdgeInfo>>),
 }
@@ -436,8 +438,8 @@ impl Leader {
                 let _ = reply.send(self.kick(app, &terminal, reason));
             }
             Question::Cancel(app, push, reply) => self.cancel(app, push, reply),
-            Question::Whereabouts(app, terminal, push, reply) => {
-                let _ = reply.send(self.whereabouts(app, &terminal, push));
+            Question::Holding(app, terminal, push, reply) => {
+                let _ = reply.send(self.holding(app, &terminal, push));
             }
             Question::Edges(reply) => {
                 let _ = reply.send(self.edge_infos());
@@ -445,17 +447,13 @@ impl Leader {
         }
     }
 
-    fn whereabouts(&self, app: AppId, terminal: &TerminalId, push: PushId) -> super::Whereabouts {
+    fn holding(&self, app: AppId, terminal: &TerminalId, push: PushId) -> Holding {
         let bound = self.bound_as(app, terminal);
         let holds = match &bound {
             Some((Who::Numbered(no), _)) => self.handed.holds(push, *no),
             _ => false,
         };
-        super::Whereabouts {
-            edge: bound.map(|(_, binding)| binding.edge),
-            holds,
-            known: self.presence_is_whole(),
-        }
+        Holding { edge: bound.map(|(_, binding)| binding.edge), holds, known: self.presence_is_whole() }
     }
 
     fn who(&self, app: AppId, terminal: &TerminalId) -> Who {
