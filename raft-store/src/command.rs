@@ -236,6 +236,8 @@ pub struct AcceptPush {
     pub online: Option<TerminalSet>,
     /// Milliseconds it stays deliverable.
     pub ttl_ms: u64,
+    /// How it is handed out.
+    pub options: PushOptions,
     /// Milliseconds it stays its topic's retained message, if `message.retain` is set: the Message Expiry Interval;
     /// absent: for ever, whatever the default of `ttl_ms` is.
     pub retained_ttl_ms: Option<u64>,
@@ -246,6 +248,10 @@ pub struct AcceptPush {
     /// reuse for another request is refused.
     pub idempotency: Option<IdempotencyKey>,
 }
+
+/// How a push is handed out. The default: at once, to everyone, in its turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushOptions {}
 
 /// See [`AcceptPush::idempotency`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

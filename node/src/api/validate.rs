@@ -13,7 +13,7 @@ use fabric_core::subscriptions::{
     filter::{validate_filter, validate_topic},
 };
 use prost::Message as _;
-use raft_store::command::{AcceptPush, IdempotencyKey, NewTerminal};
+use raft_store::command::{AcceptPush, IdempotencyKey, NewTerminal, PushOptions};
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -85,6 +85,7 @@ pub(super) fn push(
         audience,
         online: None,
         ttl_ms,
+        options: PushOptions::default(),
         retained_ttl_ms: None,
         idempotency,
         exchange: None,

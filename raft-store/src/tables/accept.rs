@@ -15,7 +15,11 @@ use super::{
     txn::Txn,
     value::{AudienceRow, IdempotencyRow, PushRow},
 };
-use crate::{Effect, command::IdempotencyKey, effect::AcceptedPush};
+use crate::{
+    Effect,
+    command::{IdempotencyKey, PushOptions},
+    effect::AcceptedPush,
+};
 
 /// Accepts a push for everyone in `audience`; answers its id. One that a back-end asked for is
 /// kept even if that is nobody, since its status may be asked for.
@@ -24,6 +28,7 @@ pub(crate) fn push(
     message: Message,
     audience: Resolved,
     ttl_ms: u64,
+    options: PushOptions,
     idempotency: Option<&IdempotencyKey>,
     by_back_end: bool,
 ) -> Result<PushId, StoreError> {
@@ -43,6 +48,7 @@ pub(crate) fn push(
             withdrawn: None,
             settled_at_ms: None,
             idempotency: idempotency.map(|key| key.key.clone()),
+            options,
             audience: AudienceRow::Small(Vec::new()),
         };
         if let Some(IdempotencyKey { key, digest }) = idempotency {

@@ -75,7 +75,7 @@ pub use self::{
 use crate::{Applied, CommandBatch, Effect};
 
 /// Of the tables as a whole. Another one is refused at open: version 1 was never released.
-const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION: u32 = 4;
 /// Upper 8 bits of every push id: the only Raft group so far.
 const GROUP: u8 = 0;
 /// The lanes in stored order.

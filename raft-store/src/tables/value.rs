@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
-use crate::command::SigningKey;
+use crate::command::{PushOptions, SigningKey};
 
 /// A value of the tables.
 pub(crate) trait Stored: Serialize + DeserializeOwned {
@@ -242,6 +242,7 @@ pub(crate) struct PushRow {
     pub(crate) withdrawn: Option<Withdrawn>,
     pub(crate) settled_at_ms: Option<u64>,
     pub(crate) idempotency: Option<String>,
+    pub(crate) options: PushOptions,
     pub(crate) audience: AudienceRow,
 }
 
@@ -398,6 +399,7 @@ mod tests {
             withdrawn: Some(Withdrawn::Cancelled),
             settled_at_ms: None,
             idempotency: Some("k".into()),
+            options: PushOptions::default(),
             audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17 }]),
         };
         let broad = PushRow { audience: AudienceRow::Broad(vec![(0, 200)]), ..push.clone() };

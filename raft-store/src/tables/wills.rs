@@ -20,6 +20,7 @@ use super::{
     txn::Txn,
     value::{AppRow, SessionRow, WillState},
 };
+use crate::command::PushOptions;
 
 /// The will of a new connection, in place of whatever there is. The caller writes the session's row.
 pub(crate) fn set(txn: &mut Txn<'_>, no: TerminalNo, session: &mut SessionRow, will: Option<&Will>) {
@@ -134,7 +135,7 @@ pub(crate) fn publish(txn: &mut Txn<'_>, wills: impl IntoIterator<Item = Will>) 
             tracing::warn!(app = %message.app, topic = message.topic, %refusal, "a will is not retained");
         }
         let ttl_ms = ttl_ms.unwrap_or(txn.options.will_ttl_default_ms).min(PUSH_TTL_MAX.as_millis() as u64);
-        accept::push(txn, message, audience, ttl_ms, None, false)?;
+        accept::push(txn, message, audience, ttl_ms, PushOptions::default(), None, false)?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, Command, CommandBody, ControlGroup, Leadership, OpenError, Options, Positions, ProposeError,
-    command::AcceptPush,
+    command::{AcceptPush, PushOptions},
     tables::Position,
     transport::{BoxFuture, SnapshotStream, Transport, TransportError},
 };
@@ -264,6 +264,7 @@ pub(crate) fn accept_push() -> Command {
         audience: Audience::All,
         online: None,
         ttl_ms: 60_000,
+        options: PushOptions::default(),
         idempotency: None,
         retained_ttl_ms: None,
         exchange: None,

@@ -15,7 +15,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Command, CommandBatch, CommandBody,
-    command::{AcceptPush, Holder, IdempotencyKey, NewTerminal, OpenSession},
+    command::{AcceptPush, Holder, IdempotencyKey, NewTerminal, OpenSession, PushOptions},
     tables::{EntryPosition, Tables},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -162,6 +162,7 @@ impl Generator {
             audience,
             online,
             ttl_ms: self.rng.random_range(0..3_000),
+            options: PushOptions::default(),
             retained_ttl_ms: self.retained_ttl_ms(),
             exchange,
             idempotency,

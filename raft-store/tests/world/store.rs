@@ -12,7 +12,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, Command, CommandBatch, CommandBody, Effect,
-    command::{AcceptPush, Holder, NewTerminal, OpenSession},
+    command::{AcceptPush, Holder, NewTerminal, OpenSession, PushOptions},
     tables::{self, EntryPosition, RetainedPage, StateMachine, Tables, TablesOptions},
 };
 use tempfile::TempDir;
@@ -253,6 +253,7 @@ pub fn accept(message: cluster_proto::Message, audience: Audience) -> AcceptPush
         audience,
         online: None,
         ttl_ms: 1_000,
+        options: PushOptions::default(),
         retained_ttl_ms: None,
         exchange: None,
         idempotency: None,

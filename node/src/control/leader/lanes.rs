@@ -9,7 +9,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, Command, CommandBody, ProposeError,
-    command::{AcceptPush, Holder},
+    command::{AcceptPush, Holder, PushOptions},
 };
 
 use super::{Action, Leader, LinkId, Now, Waiting};
@@ -152,6 +152,7 @@ impl Leader {
                 audience: Audience::Topic,
                 online: None,
                 ttl_ms: ttl_ms.unwrap_or(self.settings.ttl_default_ms).min(self.settings.ttl_max_ms),
+                options: PushOptions::default(),
                 retained_ttl_ms: ttl_ms,
                 exchange,
                 idempotency: None,

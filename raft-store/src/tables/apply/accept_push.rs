@@ -26,7 +26,8 @@ pub(super) fn accept(
     origin: Option<&Origin>,
     accept: AcceptPush,
 ) -> Result<Applied, StoreError> {
-    let AcceptPush { mut message, audience, online, ttl_ms, retained_ttl_ms, exchange, idempotency } = accept;
+    let AcceptPush { mut message, audience, online, ttl_ms, options, retained_ttl_ms, exchange, idempotency } =
+        accept;
     if !app_exists(txn, message.app)? {
         return Ok(Applied::Refused(Refusal::UnknownApp));
     }
@@ -52,7 +53,7 @@ pub(super) fn accept(
     }
     let len = audience.len();
     let by_back_end = origin.is_none() || idempotency.is_some();
-    let push = accept::push(txn, message, audience, ttl_ms, idempotency.as_ref(), by_back_end)?;
+    let push = accept::push(txn, message, audience, ttl_ms, options, idempotency.as_ref(), by_back_end)?;
     if let Some(exchange) = &exchange {
         exchanges::accept(txn, exchange, &InboundRow { push, audience: len });
     }

@@ -12,7 +12,7 @@ use cluster_proto::{
 };
 use raft_store::{
     CommandBatch, Effect,
-    command::NewTerminal,
+    command::{NewTerminal, PushOptions},
     tables::{self, EntryPosition, StateMachine},
 };
 
@@ -492,6 +492,7 @@ pub(super) fn accept(audience: Audience, qos: Qos) -> AcceptPush {
         audience,
         online: None,
         ttl_ms: 10_000,
+        options: PushOptions::default(),
         retained_ttl_ms: None,
         exchange: None,
         idempotency: None,
