@@ -24,6 +24,7 @@ mod explain;
 pub mod forward;
 mod listener;
 mod pushes;
+mod release;
 pub mod server;
 mod start;
 pub mod status;
