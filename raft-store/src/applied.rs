@@ -81,6 +81,9 @@ pub enum Refusal {
     /// The session belongs to a newer connection, or is gone.
     #[error("the session belongs to a newer connection")]
     Stale,
+    /// The app has no webhook whose secret could stay.
+    #[error("the app has no webhook yet: its secret cannot stay as it is")]
+    NoWebhook,
     /// Most retained messages, or bytes of them, of an app reached.
     #[error("too many retained messages")]
     RetainedQuota,

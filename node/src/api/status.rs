@@ -76,7 +76,7 @@ pub fn refusal(refusal: &Refusal) -> Status {
         Refusal::UnknownApp | Refusal::UnknownTerminals(_) | Refusal::UnknownPush(_) => Code::NotFound,
         Refusal::KeyReused => Code::AlreadyExists,
         Refusal::TooManySubscriptions | Refusal::RetainedQuota => Code::ResourceExhausted,
-        Refusal::Stale => Code::FailedPrecondition,
+        Refusal::Stale | Refusal::NoWebhook => Code::FailedPrecondition,
     };
     Status::new(code, refusal.to_string())
 }

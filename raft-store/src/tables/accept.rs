@@ -13,7 +13,7 @@ use super::{
     resolve::Resolved,
     small,
     txn::Txn,
-    value::{AudienceRow, IdempotencyRow, PushRow},
+    value::{AudienceRow, IdempotencyRow, OVER_QUOTA, PushRow},
 };
 use crate::{
     Effect,
@@ -87,11 +87,13 @@ fn store(
     qos0: &RoaringBitmap,
 ) -> Result<RoaringBitmap, StoreError> {
     let all = audience.union(|part| &part.any);
+    txn.note_accepted(sets.row.app, sets.id, sets.row.audience_len);
     let value = sets.owed_value();
     txn.insert(keys::expiry(sets.row.expires_at_ms, sets.id), &());
     let pending = if all.len() <= SMALL_AUDIENCE_MAX as u64 {
         let targets = small::accept(txn, sets.id, &all, qos0, value)?;
         let pending = small::in_state(&targets, State::Pending);
+        txn.note(sets.row.app, sets.id, OVER_QUOTA.code(), small::in_state(&targets, OVER_QUOTA));
         sets.row.audience = AudienceRow::Small(targets);
         pending
     } else {

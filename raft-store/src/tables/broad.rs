@@ -28,7 +28,7 @@ pub(crate) fn accept(
     vec![(State::Pending.code(), len)]
 }
 
-/// Settles terminals of one block.
+/// Settles terminals of one block; answers who is newly in the state.
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
     push: PushId,
@@ -36,7 +36,7 @@ pub(crate) fn settle(
     block: u16,
     terminals: &RoaringBitmap,
     state: State,
-) -> Result<(), StoreError> {
+) -> Result<RoaringBitmap, StoreError> {
     let (settled, is_settled) = txn.settle_block(push, block, terminals, state)?;
     add(counts, state, settled.from_pending + settled.from_sent);
     subtract(counts, State::Pending, settled.from_pending);
@@ -44,9 +44,10 @@ pub(crate) fn settle(
     if settled.from_pending > 0 && is_settled {
         txn.delete(keys::block_pending(block, push));
     }
-    Ok(())
+    Ok(settled.gained)
 }
 
+/// Answers who is newly in the state.
 pub(crate) fn withdraw(
     txn: &mut Txn<'_>,
     push: PushId,
@@ -54,15 +55,16 @@ pub(crate) fn withdraw(
     in_flight: &RoaringBitmap,
     value: OwedValue,
     state: State,
-) -> Result<(), StoreError> {
+) -> Result<RoaringBitmap, StoreError> {
+    let mut gained = RoaringBitmap::new();
     for block in blocks(txn, push)? {
         let pending = txn.block(push, block)?.pending.clone();
-        settle(txn, push, counts, block, &(&pending - in_flight), state)?;
+        gained |= settle(txn, push, counts, block, &(&pending - in_flight), state)?;
         if !pending.is_disjoint(in_flight) {
             txn.put(keys::block_pending(block, push), &value);
         }
     }
-    Ok(())
+    Ok(gained)
 }
 
 /// The union over all blocks.

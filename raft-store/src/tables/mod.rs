@@ -31,6 +31,7 @@ mod numbers;
 mod owed;
 mod push;
 mod query;
+mod receipts;
 mod records;
 mod refusals;
 mod resolve;
@@ -69,7 +70,7 @@ pub use self::{
     error::{OpenError, StoreError},
     records::{
         Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, RetainedPage, SessionRecord,
-        TerminalRecord, Withdrawn,
+        TerminalRecord, WebhookRecord, Withdrawn,
     },
 };
 use crate::{Applied, CommandBatch, Effect};

@@ -35,14 +35,17 @@ impl PushSets {
         state: State,
     ) -> Result<(), StoreError> {
         debug_assert_ne!(state, State::Pending, "pending is where a push begins");
-        match &mut self.row.audience {
+        let gained = match &mut self.row.audience {
             AudienceRow::Small(targets) => small::settle(txn, self.id, targets, terminals, state),
             AudienceRow::Broad(counts) => {
+                let mut gained = RoaringBitmap::new();
                 for (block, terminals) in by_block(terminals) {
-                    broad::settle(txn, self.id, counts, block, &terminals, state)?;
+                    gained |= broad::settle(txn, self.id, counts, block, &terminals, state)?;
                 }
+                gained
             }
-        }
+        };
+        txn.note(self.row.app, self.id, state.code(), gained);
         Ok(())
     }
 
@@ -62,14 +65,15 @@ impl PushSets {
         txn.put(keys::withdrawn(self.id), &());
         let owed = self.owed_value();
         self.settle(txn, &(exchanges::handed_out(txn, self.id)? - in_flight), State::Sent)?;
-        match &mut self.row.audience {
+        let gained = match &mut self.row.audience {
             AudienceRow::Small(targets) => {
                 small::withdraw(txn, self.id, targets, in_flight, owed, reason.state())
             }
             AudienceRow::Broad(counts) => {
                 broad::withdraw(txn, self.id, counts, in_flight, owed, reason.state())?
             }
-        }
+        };
+        txn.note(self.row.app, self.id, reason.state().code(), gained);
         Ok(())
     }
 

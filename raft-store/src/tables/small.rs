@@ -30,25 +30,32 @@ pub(crate) fn accept(
     Ok(targets)
 }
 
+/// Answers who is newly in the state.
+#[must_use]
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
     push: PushId,
     targets: &mut [SmallTarget],
     terminals: &RoaringBitmap,
     state: State,
-) {
+) -> RoaringBitmap {
+    let mut gained = RoaringBitmap::new();
     for target in targets.iter_mut().filter(|target| terminals.contains(target.no)) {
         // A state of a newer version is final.
         let Some(before) = State::from_code(target.state).filter(|before| before.may_become(state)) else {
             continue;
         };
         target.state = state.code();
+        gained.insert(target.no);
         if before == State::Pending {
             owed::remove(txn, TerminalNo(target.no), push);
         }
     }
+    gained
 }
 
+/// Answers who is newly in the state.
+#[must_use]
 pub(crate) fn withdraw(
     txn: &mut Txn<'_>,
     push: PushId,
@@ -56,12 +63,13 @@ pub(crate) fn withdraw(
     in_flight: &RoaringBitmap,
     value: OwedValue,
     state: State,
-) {
+) -> RoaringBitmap {
     let pending = in_state(targets, State::Pending);
-    settle(txn, push, targets, &(&pending - in_flight), state);
+    let gained = settle(txn, push, targets, &(&pending - in_flight), state);
     for target in targets.iter().filter(|target| target.state == State::Pending.code()) {
         txn.put(keys::owed(TerminalNo(target.no), push), &OwedValue { qos0: target.qos0, ..value });
     }
+    gained
 }
 
 pub(crate) fn in_state(targets: &[SmallTarget], state: State) -> RoaringBitmap {

@@ -184,6 +184,11 @@ impl Model {
             CommandBody::Release(exchange) => self.release(origin.unwrap(), exchange),
             CommandBody::PublishWills { limit } => self.publish_wills(*limit),
             CommandBody::ExpireRetained { limit } => self.expire_retained(*limit),
+            // Looked at by the tests of receipts.
+            CommandBody::PurgeReceipts { .. }
+            | CommandBody::SetWebhook { .. }
+            | CommandBody::RemoveWebhook { .. }
+            | CommandBody::AdvanceWebhook { .. } => Applied::Done,
             CommandBody::Revoke { .. } | CommandBody::InstallKey(_) | CommandBody::Nothing => Applied::Done,
         }
     }

@@ -70,6 +70,11 @@ impl Generator {
         self.wrap(commands)
     }
 
+    /// An entry that the test makes by itself takes the next place.
+    pub fn skip_entry(&mut self) {
+        self.index += 1;
+    }
+
     fn wrap(&mut self, commands: Vec<Command>) -> Entry {
         self.index += 1;
         (EntryPosition { term: 1, index: self.index }, Some(CommandBatch { at_ms: self.at_ms, commands }))
@@ -113,6 +118,11 @@ impl Generator {
             }
             95 | 96 => CommandBody::Release(self.inbound()),
             97 | 98 => CommandBody::RecordReceipts { items: Vec::new(), steps: self.steps() },
+            99 if self.rng.random_bool(0.5) => CommandBody::PurgeReceipts {
+                before_ms: self.at_ms.saturating_sub(self.rng.random_range(0..20_000)),
+                bytes_max: self.rng.random_range(1_000..20_000),
+                limit: self.rng.random_range(0..20),
+            },
             _ => CommandBody::Nothing,
         };
         let origin = self.from.map(|(edge, incarnation, lane)| self.number(edge, incarnation, lane));
