@@ -525,12 +525,16 @@ impl Drop for Task {
     }
 }
 
+/// Log index, push, state, and who.
+type Delta = (u64, u64, String, Vec<Id>, Vec<u8>);
+
 /// What a consumer knows that unites what it is told. Delivered wins over sent.
 #[derive(Default)]
 struct Told {
     ids: BTreeMap<(u64, String), BTreeSet<Id>>,
     sets: BTreeMap<(u64, String), RoaringBitmap>,
-    times: BTreeMap<(u64, u64, String, Vec<Id>, Vec<u8>), usize>,
+    /// How often each was told.
+    times: BTreeMap<Delta, usize>,
     broken: usize,
 }
 

@@ -116,7 +116,7 @@ fn the_union_of_what_is_told_is_how_every_push_stands() {
                 let position = EntryPosition { term, index: index + 1 };
                 machine.apply(vec![(position, Some(batch))], None, &mut Vec::new()).unwrap();
             }
-            if step % 50 == 0 || step % 100 == 99 {
+            if step % 10 == 5 || step % 100 == 99 {
                 let limits = PageLimits { rows: generator.rng.random_range(1..9), bytes: 400 };
                 at[1] = returns.read(&tables, at[1], limits);
                 returns.agrees(&tables);

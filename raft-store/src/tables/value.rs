@@ -480,7 +480,7 @@ mod tests {
         let webhook = Webhook { url: "u".into(), secret: vec![7].into(), expand: true, kinds: vec![1, 240] };
         let webhook = WebhookRow { webhook, generation: 300, set_at_ms: 2, is_gone: false };
         golden(&webhook, "0101750107010201f0ac020200");
-        golden(&ReceiptCursor::deltas(AppId(1), 300, 2), "01");
+        golden(&ReceiptCursor::deltas(AppId(1), 300, 2), "010100ac020200");
         golden(&AppRow { name: "a".into(), revoked_until: 1 }, "01016101");
     }
 
