@@ -109,14 +109,14 @@ fn the_union_of_what_is_told_is_how_every_push_stands() {
             if step % 100 == 99 {
                 let (EntryPosition { term, index }, at_ms) =
                     (machine.applied_position(), tables.applied().at_ms);
-                let bytes_max = generator.rng.random_range(100..4_000);
-                let body = CommandBody::PurgeReceipts { before_ms: at_ms / 2, bytes_max, limit: 150 };
+                let bytes_max = generator.rng.random_range(100..1_000);
+                let body = CommandBody::PurgeReceipts { before_ms: at_ms / 2, bytes_max, limit: 10_000 };
                 let batch = CommandBatch { at_ms, commands: vec![Command::own(body)] };
                 generator.skip_entry();
                 let position = EntryPosition { term, index: index + 1 };
                 machine.apply(vec![(position, Some(batch))], None, &mut Vec::new()).unwrap();
             }
-            if step % 10 == 5 || step % 100 == 99 {
+            if step % 20 == 15 || step % 100 == 99 {
                 let limits = PageLimits { rows: generator.rng.random_range(1..9), bytes: 400 };
                 at[1] = returns.read(&tables, at[1], limits);
                 returns.agrees(&tables);
