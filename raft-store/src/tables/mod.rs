@@ -15,6 +15,7 @@
 
 mod accept;
 mod apply;
+mod apps;
 mod blocks;
 mod broad;
 mod cache;
@@ -35,6 +36,7 @@ mod records;
 mod refusals;
 mod resolve;
 mod retained;
+mod seen;
 mod sessions;
 mod small;
 mod subscriptions;
@@ -68,8 +70,8 @@ use self::{
 pub use self::{
     error::{OpenError, StoreError},
     records::{
-        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, RetainedPage, SessionRecord,
-        TerminalRecord, Withdrawn,
+        AppRecord, Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, RetainedPage,
+        SessionRecord, TerminalRecord, Withdrawn,
     },
 };
 use crate::{Applied, CommandBatch, Effect};

@@ -8,6 +8,7 @@ use cluster_proto::{
 };
 
 pub use super::value::Withdrawn;
+use crate::command::Quotas;
 
 /// Where in the log an entry stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,17 @@ pub struct Contents {
     pub position: Position,
     /// As last given to apply.
     pub membership: Option<Vec<u8>>,
+}
+
+/// How much an app has, and how much it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppRecord {
+    /// How much it may have.
+    pub quotas: Quotas,
+    /// Registered terminals.
+    pub terminals: u64,
+    /// Bytes of messages: of pushes that are kept, and retained.
+    pub stored_bytes: u64,
 }
 
 /// A terminal, registered or lent a number.

@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
-use crate::command::{PushOptions, SigningKey};
+use crate::command::{PushOptions, Quotas, SigningKey};
 
 /// A value of the tables.
 pub(crate) trait Stored: Serialize + DeserializeOwned {
@@ -69,6 +69,7 @@ stored! {
     RetainedRow => "retained message",
     RetainedCount => "count of retained messages",
     RetainedTopic => "topic of a retained message",
+    AppCount => "count of an app",
 }
 
 /// The applied position and the counters ids are given from. Written with every batch.
@@ -103,6 +104,31 @@ pub(crate) struct Head {
 pub(crate) struct AppRow {
     pub(crate) name: String,
     pub(crate) revoked_until: u64,
+    pub(crate) quotas: Quotas,
+    /// It is deleted, and being removed.
+    pub(crate) removal: Option<Removal>,
+}
+
+/// How far the removal of an app is. What comes before is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Removal {
+    /// Its terminals and clients, with their sessions.
+    Terminals,
+    /// Its pushes, after this one.
+    Pushes(PushId),
+    /// Its lent numbers: those that wait for other pushes, after this push and number.
+    Numbers(PushId, TerminalNo),
+    /// Its retained messages and revocations.
+    Rest,
+}
+
+/// How much an app has, besides what it retains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AppCount {
+    /// Registered terminals.
+    pub(crate) terminals: u64,
+    /// Bytes of the messages of its pushes.
+    pub(crate) bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,6 +262,8 @@ pub(crate) struct PushRow {
     pub(crate) kind: PushKind,
     /// Best-effort subscribers of its topic are shown it too.
     pub(crate) shown: bool,
+    /// Of its message: what it counts against the bytes its app may store.
+    pub(crate) size: u64,
     pub(crate) accepted_at_ms: u64,
     pub(crate) expires_at_ms: u64,
     pub(crate) audience_len: u64,
@@ -393,6 +421,7 @@ mod tests {
             app: AppId(1),
             kind: PushKind::Topic,
             shown: true,
+            size: 300,
             accepted_at_ms: 1,
             expires_at_ms: 300,
             audience_len: 1,
@@ -423,8 +452,8 @@ mod tests {
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "0101010101ac020101010001016b0001070111");
-        golden(&broad, "0101010101ac020101010001016b010100c801");
+        golden(&push, "01010101ac0201ac020101010001016b0001070111");
+        golden(&broad, "01010101ac0201ac020101010001016b010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");
         golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");
@@ -445,7 +474,14 @@ mod tests {
             waits_for: None,
         };
         golden(&terminal, "010102747601016b0176010175ac0200");
-        golden(&AppRow { name: "a".into(), revoked_until: 1 }, "01016101");
+        let quotas =
+            Quotas { terminals: 300, connections: 1, pushes_per_s: 2, pushes_burst: 3, stored_bytes: 4 };
+        let removal = Some(Removal::Numbers(PushId(5), TerminalNo(6)));
+        golden(
+            &AppRow { name: "a".into(), revoked_until: 1, quotas, removal },
+            "01016101ac020102030401020506",
+        );
+        golden(&AppCount { terminals: 300, bytes: 1 }, "01ac0201");
     }
 
     #[test]

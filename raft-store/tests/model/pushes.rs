@@ -17,7 +17,10 @@ use raft_store::{
 
 use crate::{
     Model, QUOTA, WILL_TTL_MS,
-    world::audience::{Facts, Labels, meant},
+    world::{
+        DAY_MS,
+        audience::{Facts, Labels, meant},
+    },
 };
 
 #[derive(Default)]
@@ -37,6 +40,7 @@ pub(crate) struct Push {
     pub(crate) withdrawn: Option<Withdrawn>,
     pub(crate) expires_at_ms: u64,
     pub(crate) settled_at_ms: Option<u64>,
+    size: u64,
     key: Option<String>,
 }
 
@@ -74,6 +78,13 @@ impl Facts for Told<'_> {
         self.online.iter().flat_map(|online| online.0.iter()).collect()
     }
 
+    fn seen(&self, days: u8) -> HashSet<u32> {
+        let first = (self.model.at_ms / DAY_MS) as u32 - u32::from(days);
+        let today = (self.model.at_ms / DAY_MS) as u32;
+        let days = self.model.numbers.seen.range(first..=today);
+        days.flat_map(|(_, seen)| seen.iter().copied()).collect()
+    }
+
     fn in_state(&self, push: PushId, state: State) -> Option<HashSet<u32>> {
         let states = &self.model.pushes.kept.get(&push)?.states;
         Some(states.iter().filter(|(_, of)| **of == state).map(|(no, _)| *no).collect())
@@ -108,13 +119,23 @@ impl Model {
             let is_topic = accept.message.kind == PushKind::Topic;
             self.seen.expressions.1 += usize::from(is_topic && !audience.is_empty());
         }
+        let len = audience.len() as u64;
+        let key = accept.idempotency.as_ref();
+        let is_kept = len > 0
+            || accept.message.kind == PushKind::Identity
+            || origin.is_none()
+            || accept.idempotency.is_some();
+        let size = if is_kept { accept.message.size() as u64 } else { 0 };
+        let bytes = self.stored_bytes() + size + self.retained_bytes();
+        if size > 0 && self.quotas.stored_bytes > 0 && bytes > self.quotas.stored_bytes {
+            self.seen.stored_refused += 1;
+            return Applied::Refused(Refusal::StoredQuota(self.quotas.stored_bytes));
+        }
         if accept.message.retain
-            && let Err(refusal) = self.retain(&accept.message, accept.retained_ttl_ms, self.commands)
+            && let Err(refusal) = self.retain(&accept.message, accept.retained_ttl_ms, self.commands, size)
         {
             return Applied::Refused(refusal);
         }
-        let len = audience.len() as u64;
-        let key = accept.idempotency.as_ref();
         let push = self.push(
             &accept.message,
             (audience, qos0),
@@ -133,7 +154,7 @@ impl Model {
             self.seen.wills += 1;
             let audience = self.subscribers(&will.message);
             if will.message.retain {
-                let _ = self.retain(&will.message, will.ttl_ms, self.commands);
+                let _ = self.retain(&will.message, will.ttl_ms, self.commands, 0);
             }
             self.push(&will.message, audience, will.ttl_ms.unwrap_or(WILL_TTL_MS), None, false);
         }
@@ -160,9 +181,10 @@ impl Model {
             self.pushes.keys.insert(key.key.clone(), (key.digest, push, len));
         }
         if len > 0 || message.kind == PushKind::Identity || by_back_end {
-            let (kind, expires_at_ms) = (message.kind, self.at_ms + ttl_ms);
+            let (kind, expires_at_ms, size) = (message.kind, self.at_ms + ttl_ms, message.size() as u64);
             let key = key.map(|key| key.key.clone());
-            let entry = Push { kind, qos0, states, withdrawn: None, expires_at_ms, settled_at_ms: None, key };
+            let entry =
+                Push { kind, qos0, states, withdrawn: None, expires_at_ms, settled_at_ms: None, size, key };
             self.pushes.kept.insert(push, entry);
             self.settle(push, [], State::Delivered);
         } else if self.pushes.oldest() == push.0 {
@@ -189,6 +211,11 @@ impl Model {
         }
         all.extend(self.groups.matching(&message.topic));
         (all, qos0)
+    }
+
+    /// Of pushes.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.pushes.kept.values().map(|push| push.size).sum()
     }
 
     fn owed_small(&self, no: u32) -> usize {
