@@ -53,6 +53,17 @@ impl Presence {
         self.by_app.get(&app).copied().unwrap_or(0)
     }
 
+    /// Some bindings of an app, at most `limit`. Looks at those of all apps.
+    pub fn of_app(&self, app: AppId, limit: usize) -> Vec<(Who, Binding)> {
+        let named = self.named.iter().map(|((app, id), binding)| (Who::Named(*app, id.clone()), *binding));
+        let numbered = self.pages.iter().flat_map(|(block, page)| {
+            let first = u32::from(*block) << 16;
+            let slots = page.slots.iter().zip(first..);
+            slots.filter_map(|(slot, no)| Some((Who::Numbered(TerminalNo(no)), (*slot)?)))
+        });
+        named.chain(numbered).filter(|(_, binding)| binding.app == app).take(limit).collect()
+    }
+
     fn count(&mut self, added: Option<AppId>, removed: Option<AppId>) {
         if let Some(app) = added {
             *self.by_app.entry(app).or_default() += 1;
@@ -202,6 +213,11 @@ mod tests {
         presence.bind(named("a"), binding(1, 7)).expect("bind");
         presence.bind(named("b"), binding(1, 8)).expect("bind");
         assert_eq!((count(&presence), presence.connected(AppId(2))), (3, 0));
+        assert_eq!(
+            (presence.of_app(AppId::DEFAULT, 9).len(), presence.of_app(AppId::DEFAULT, 2).len()),
+            (3, 2)
+        );
+        assert!(presence.of_app(AppId(2), 9).is_empty());
         presence.give_number(
             AppId::DEFAULT,
             &TerminalId::new("a").expect("id"),

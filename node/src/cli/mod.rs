@@ -17,6 +17,7 @@ mod files;
 mod nodes;
 mod output;
 mod pushes;
+mod registration;
 mod terminals;
 
 #[cfg(test)]
