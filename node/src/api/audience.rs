@@ -161,9 +161,10 @@ mod tests {
             of(Of::Not(Box::new(of(Of::Online(admin::Online {}))))),
             of(Of::Or(or)),
             of(Of::Offline(admin::Offline {})),
+            of(Of::Seen(admin::SeenWithin { days: 30 })),
         ]);
         let written = "tag:os=tv and not online \
-            and (alias:user-7,\"user 8\" or sample:0-10.5% or delivered:7 or pending:8) and offline";
+            and (alias:user-7,\"user 8\" or sample:0-10.5% or delivered:7 or pending:8) and offline and seen:30d";
         let audience = read(Some(messages)).expect("valid");
         assert_eq!(read(Some(text(written))).expect("valid"), audience);
         let nested = and(vec![text("tag:os=tv"), text("not online")]);
@@ -192,6 +193,10 @@ mod tests {
             (control, "audience.aliases.names[1]: alias has a control character"),
             (backwards, "audience.sample: from 7 to 7 is no range"),
             (too_far, "audience.sample: from 0 to 70000 is no range"),
+            (of(Of::Seen(admin::SeenWithin { days: 0 })), "audience.seen: days must be from 1 to 90"),
+            (of(Of::Seen(admin::SeenWithin { days: 300 })), "audience.seen: days must be from 1 to 90"),
+            (text("seen:91d"), "audience.expression: expected days from 1 to 90"),
+            (text("seen:30"), "audience.expression: expected `d`"),
             (and(vec![text("all"), text("all or")]), "audience.and[1].expression: expected "),
         ] {
             let said = refused(asked);

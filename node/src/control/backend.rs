@@ -73,10 +73,9 @@ impl Control for ControlHandle {
 
     async fn admit(&self, app: AppId) -> Result<(), u64> {
         // Most apps have no such quota, and need not ask.
-        let record = self.group().tables().app_record(app);
-        match record.is_some_and(|record| record.quotas.pushes_per_s > 0) {
-            true => self.admit_push(app).await,
-            false => Ok(()),
+        match self.group().tables().quotas_of(app).pushes_per_s {
+            0 => Ok(()),
+            _ => self.admit_push(app).await,
         }
     }
 

@@ -52,6 +52,11 @@ impl Tables {
         })
     }
 
+    /// How much an app may have.
+    pub fn quotas_of(&self, app: AppId) -> Quotas {
+        self.ask(|view| Ok(apps::find(view, app)?.map(|row| row.quotas).unwrap_or_default()))
+    }
+
     /// How much each app may have, of those that have a quota at all.
     pub fn quotas(&self) -> BTreeMap<AppId, Quotas> {
         let rows = self.app_rows().into_iter();
