@@ -16,6 +16,7 @@ use super::{
     backend::{Leadership, Member},
     channels::Channels,
     forward::{Forward, REQUEST_LEN_MAX, Remote, Target},
+    json::Json,
     listener,
 };
 use crate::{telemetry::Health, transport::tls::TlsSlot};
@@ -69,6 +70,9 @@ pub enum ServeError {
     /// Reflection.
     #[error("serve the API's reflection: {0}")]
     Reflection(String),
+    /// The routes of HTTP/JSON.
+    #[error("serve the API over HTTP/JSON: {0}")]
+    Json(String),
 }
 
 /// A server about to serve.
@@ -76,6 +80,7 @@ pub(super) struct Bound {
     listener: TcpListener,
     tls: Option<Arc<TlsSlot>>,
     forward: Forward,
+    gate: Gate,
     health: Health,
 }
 
@@ -90,8 +95,8 @@ impl Bound {
         health: Health,
     ) -> Self {
         let (client, tls) = tls.unzip();
-        let forward = Forward::new(target, Channels::new(client.as_ref()), gate);
-        Self { listener, tls, forward, health }
+        let forward = Forward::new(target, Channels::new(client.as_ref()), gate.clone());
+        Self { listener, tls, forward, gate, health }
     }
 
     /// Serves until `stop` resolves, then finishes the calls in flight. `services` is absent on a node without the
@@ -110,10 +115,14 @@ impl Bound {
         if let Some(services) = services {
             routes = services.add_to(routes);
         }
+        let json = Json::new(self.gate).map_err(ServeError::Json)?;
+        // HTTP/1.1 is for JSON; the time a request's head may take is hyper's default, 30 seconds.
         let router = transport::Server::builder()
+            .accept_http1(true)
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .layer(json)
             .layer(self.forward)
             .add_routes(routes);
         let serve = async {

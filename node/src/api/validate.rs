@@ -63,6 +63,7 @@ pub(super) fn push(
     limits: PushLimits,
 ) -> Result<AcceptPush, Status> {
     let ttl_ms = ttl(request.ttl_ms, limits)?;
+    text_as_payload(&mut request)?;
     let idempotency = idempotency(&mut request)?;
     let audience = audience::read(request.audience)?;
     validate_topic(&request.topic).map_err(|error| invalid(format!("topic: {error}")))?;
@@ -90,6 +91,17 @@ pub(super) fn push(
         idempotency,
         exchange: None,
     })
+}
+
+/// Before the digest is made: both spellings of a payload are one request.
+fn text_as_payload(request: &mut admin::PushRequest) -> Result<(), Status> {
+    let text = std::mem::take(&mut request.text);
+    match (text.is_empty(), request.payload.is_empty()) {
+        (true, _) => {}
+        (false, true) => request.payload = text.into_bytes(),
+        (false, false) => return Err(invalid("payload and text are both set: text is the payload as text")),
+    }
+    Ok(())
 }
 
 fn ttl(asked_ms: u64, limits: PushLimits) -> Result<u64, Status> {

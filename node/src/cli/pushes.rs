@@ -31,6 +31,7 @@ pub(super) async fn push(args: PushArgs, client: &mut Client, out: &mut Out) -> 
         qos: args.qos,
         ttl_ms: args.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         idempotency_key: args.idempotency_key.unwrap_or_else(random_key),
+        text: String::new(),
     };
     let key = request.idempotency_key.clone();
     let answer = client.call(Repeat::Same, request, |channel, request| async move {
