@@ -166,6 +166,7 @@ fn request(key: Key, topic: String, audience: Of, ttl_ms: u64) -> PushRequest {
         ttl_ms,
         idempotency_key: format!("key-{}", key.0),
         properties: None,
+        text: String::new(),
     }
 }
 
