@@ -58,6 +58,11 @@ pub enum Applied {
     },
     /// Refused; nothing changed.
     Refused(Refusal),
+    /// Reports of an application.
+    Reported {
+        /// How many of the pushes named are there, and for this terminal.
+        known: u64,
+    },
 }
 
 /// Why apply refuses a command.

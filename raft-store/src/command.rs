@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use cluster_proto::{
     AppId, Audience, Incarnation, Message, NodeId, PushId, TerminalId, TerminalSet, Will,
-    link::{ExchangeStep, Inbound, Origin, Receipt, Subscription, Unacknowledged, WillFate},
+    link::{AppReceipts, ExchangeStep, Inbound, Origin, Receipt, Subscription, Unacknowledged, WillFate},
 };
 use serde::{Deserialize, Serialize};
 
@@ -163,6 +163,9 @@ pub enum CommandBody {
     },
     /// Only uses up the sequence of its origin, which was refused what it asked.
     Nothing,
+    /// What the application on a terminal reports of pushes of its app whose audience it is in. Answers
+    /// [`crate::Applied::Reported`].
+    RecordAppReceipts(AppReceipts),
 }
 
 /// A key that signs credentials. Replicated in the control group, never leaves it, never logged.

@@ -1,7 +1,7 @@
 //! Why one terminal has or has not got a push.
 
 use cluster_proto::{
-    AppId, DropReason, PushId, State, TerminalId, TerminalNo,
+    AppId, AppReceipt, DropReason, PushId, State, TerminalId, TerminalNo,
     admin::{ExplainResponse, Explanation, TargetState},
     limits::OWED_PER_TERMINAL_MAX,
 };
@@ -31,7 +31,12 @@ impl<C: Control> Services<C> {
             Place::Own(State::Pending) => self.control.owed_before(terminal.no, push, OWED_PER_TERMINAL_MAX),
             _ => 0,
         };
-        let (explanation, words) = explain(&place, &holding, owed_before);
+        let reported = self.control.reported_by(push, terminal.no);
+        let (explanation, mut words) = explain(&place, &holding, owed_before);
+        if !reported.is_empty() {
+            let reported: Vec<_> = reported.iter().map(|what| what.name()).collect();
+            words = format!("{words}; its application reported it {}", reported.join(" and "));
+        }
         Ok(ExplainResponse {
             push: push.0,
             terminal: id.into(),
@@ -43,6 +48,8 @@ impl<C: Control> Services<C> {
             owed_before: owed_before as u64,
             expires_at_ms: view.expires_at_ms,
             log_index,
+            displayed: reported.contains(&AppReceipt::Displayed),
+            opened: reported.contains(&AppReceipt::Opened),
         })
     }
 

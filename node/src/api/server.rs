@@ -29,6 +29,9 @@ const STREAMS_MAX: u32 = 1_024;
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// While it is not known who leads and where, this is looked up again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// The services over the control group. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Services<C> {
@@ -181,7 +184,13 @@ pub async fn follow<C: Control>(control: C, target: watch::Sender<Target>) {
             *target = next;
             changed
         });
-        if leadership.changed().await.is_err() {
+        // A follower may learn who leads before it applies who the members are, and nothing tells it of those.
+        let is_known = now.is_leader || matches!(*target.borrow(), Target::Leader(_));
+        let changed = tokio::select! {
+            changed = leadership.changed() => changed,
+            () = tokio::time::sleep(LOOK_AGAIN), if !is_known => Ok(()),
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use cluster_proto::{
     AppId, Audience, Message, MessageProperties, Qos, TerminalId, admin,
     audience::{check_alias, check_tag_key, check_tag_value},
-    limits::{PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX, TAGS_MAX, TERMINALS_PER_CALL_MAX},
+    limits::{
+        IDEMPOTENCY_KEY_LEN_MAX, PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX, TAGS_MAX, TERMINALS_PER_CALL_MAX,
+    },
 };
 use fabric_core::subscriptions::{
     Filter,
@@ -19,7 +21,6 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::audience;
 
-const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 /// Terminals named by a dry run.
 const TRIAL_SAMPLE_MAX: usize = 1_000;
 const APP_NAME_LEN_MAX: usize = 64;

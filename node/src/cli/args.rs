@@ -311,7 +311,7 @@ pub(super) struct StatusArgs {
     /// Show every change until every terminal is settled
     #[arg(long, conflicts_with = "terminals")]
     pub watch: bool,
-    /// List the terminals in this state
+    /// List the terminals in this state, or whose applications reported this
     #[arg(long, value_name = "STATE")]
     pub terminals: Option<TargetState>,
     #[command(flatten)]
@@ -348,6 +348,10 @@ pub(super) enum TargetState {
     Cancelled,
     Collapsed,
     Dropped,
+    /// Its application reported that it was displayed
+    Displayed,
+    /// Its application reported that it was opened
+    Opened,
 }
 
 #[derive(Debug, Subcommand)]

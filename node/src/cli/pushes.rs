@@ -140,6 +140,8 @@ pub(super) async fn explain(args: ExplainArgs, client: &mut Client, out: &mut Ou
         edge: Some(answer.edge).filter(|edge| *edge != 0),
         offline_since_ms: Some(answer.offline_since_ms).filter(|since| *since != 0),
         owed_before: answer.owed_before,
+        displayed: answer.displayed,
+        opened: answer.opened,
         expires_at_ms: answer.expires_at_ms,
         terminal: answer.terminal,
     };
@@ -158,6 +160,8 @@ struct Explained {
     edge: Option<u64>,
     offline_since_ms: Option<u64>,
     owed_before: u64,
+    displayed: bool,
+    opened: bool,
     expires_at_ms: u64,
 }
 
@@ -236,6 +240,8 @@ fn to_proto(state: TargetState) -> admin::TargetState {
         TargetState::Cancelled => admin::TargetState::Cancelled,
         TargetState::Collapsed => admin::TargetState::Collapsed,
         TargetState::Dropped => admin::TargetState::Dropped,
+        TargetState::Displayed => admin::TargetState::Displayed,
+        TargetState::Opened => admin::TargetState::Opened,
     }
 }
 
@@ -259,6 +265,9 @@ struct Counted {
     collapsed: u64,
     dropped: u64,
     dropped_by_reason: std::collections::BTreeMap<String, u64>,
+    /// What applications reported, beside the states.
+    displayed: u64,
+    opened: u64,
     accepted_at_ms: u64,
     expires_at_ms: u64,
 }
@@ -277,6 +286,8 @@ impl From<admin::StatusResponse> for Counted {
             collapsed: answer.collapsed,
             dropped: answer.dropped,
             dropped_by_reason: answer.dropped_by_reason.into_iter().collect(),
+            displayed: answer.displayed,
+            opened: answer.opened,
             accepted_at_ms: answer.accepted_at_ms,
             expires_at_ms: answer.expires_at_ms,
         }
@@ -315,6 +326,10 @@ impl Counted {
         let mut rows = vec![vec!["audience".to_owned(), self.audience.to_string()]];
         rows.extend(self.states().into_iter().map(|(name, n)| vec![format!("  {name}"), n.to_string()]));
         rows.extend(self.dropped_by_reason.iter().map(|(why, n)| vec![format!("    {why}"), n.to_string()]));
+        let reported = [("displayed", self.displayed), ("opened", self.opened)];
+        rows.extend(
+            reported.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| vec![name.into(), n.to_string()]),
+        );
         head + &table(&["STATE", "TERMINALS"], &rows)
     }
 }

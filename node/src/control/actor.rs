@@ -285,6 +285,7 @@ fn size(command: &Command) -> usize {
             sets + steps.len() * 32
         }
         CommandBody::ExpirePushes { pushes } => pushes.iter().map(|(_, set)| set.0.serialized_size()).sum(),
+        CommandBody::RecordAppReceipts(receipts) => receipts.size(),
         _ => 256,
     }
 }

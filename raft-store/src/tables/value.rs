@@ -270,7 +270,8 @@ impl Withdrawn {
 pub(crate) enum AudienceRow {
     /// Here, ascending by number.
     Small(Vec<SmallTarget>),
-    /// In bitmaps; here how many are in each state, by state code, pending included.
+    /// In bitmaps; here how many are in each state, by state code, pending included, and how many reported what, by
+    /// [`cluster_proto::AppReceipt::code`].
     Broad(Vec<(u8, u64)>),
 }
 
@@ -281,6 +282,8 @@ pub(crate) struct SmallTarget {
     pub(crate) qos0: bool,
     /// [`State::code`].
     pub(crate) state: u8,
+    /// A bit for each [`cluster_proto::AppReceipt`], in the order of `ALL`.
+    pub(crate) reported: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -377,7 +380,7 @@ fn set_body(set: &mut RoaringBitmap) -> Vec<u8> {
 
 /// How the states of a broad push are keyed besides [`State::code`]: all of the audience.
 pub(crate) const KIND_AUDIENCE: u8 = 0;
-/// Those granted QoS 0 only.
+/// Those granted QoS 0 only. What applications report is keyed by [`cluster_proto::AppReceipt::code`].
 pub(crate) const KIND_QOS0: u8 = 0xff;
 /// Settled at accept.
 pub(crate) const OVER_QUOTA: State = State::Dropped(DropReason::OverQuota);
@@ -400,7 +403,7 @@ mod tests {
             settled_at_ms: None,
             idempotency: Some("k".into()),
             options: PushOptions::default(),
-            audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17 }]),
+            audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17, reported: 2 }]),
         };
         let broad = PushRow { audience: AudienceRow::Broad(vec![(0, 200)]), ..push.clone() };
         let session = SessionRow {
@@ -423,7 +426,7 @@ mod tests {
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "0101010101ac020101010001016b0001070111");
+        golden(&push, "0101010101ac020101010001016b000107011102");
         golden(&broad, "0101010101ac020101010001016b010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");

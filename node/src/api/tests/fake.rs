@@ -6,7 +6,8 @@ use std::{
 };
 
 use cluster_proto::{
-    AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses,
+    AppId, AppReceipt, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
+    link::NodeAddresses,
 };
 use raft_store::{
     Applied, CommandBody, Refusal,
@@ -371,7 +372,16 @@ impl Control for Fake {
         let state = self.lock();
         let (_, audience, delivered) = state.pushes.get(push.0 as usize - 1)?;
         let (all, done) = (audience.len(), delivered.len());
-        Some(Counts { audience: all, by_state: vec![(State::Pending, all - done), (State::Delivered, done)] })
+        let by_state = vec![(State::Pending, all - done), (State::Delivered, done)];
+        Some(Counts { audience: all, by_state, reported: [0, 0] })
+    }
+
+    fn reported(&self, _: PushId, _: AppReceipt) -> Option<TerminalSet> {
+        Some(TerminalSet::new())
+    }
+
+    fn reported_by(&self, _: PushId, _: TerminalNo) -> Vec<AppReceipt> {
+        Vec::new()
     }
 
     fn targets(&self, push: PushId, of: State) -> Option<TerminalSet> {

@@ -159,6 +159,7 @@ impl Leader {
             }),
             PublishBody::Retain { message, ttl_ms } => CommandBody::Retain { message, ttl_ms },
             PublishBody::Release(exchange) => CommandBody::Release(exchange),
+            PublishBody::AppReceipts(receipts) => CommandBody::RecordAppReceipts(receipts),
         };
         self.propose(
             Command { origin: Some(origin), body },
@@ -171,7 +172,8 @@ impl Leader {
         let frees = match body {
             PublishBody::Push { .. } => false,
             PublishBody::Retain { message, .. } => message.payload.is_empty(),
-            PublishBody::Release(_) => true,
+            // As receipts of edges are: they are small, and the push is there already.
+            PublishBody::Release(_) | PublishBody::AppReceipts(_) => true,
         };
         (self.disk_full && !frees).then_some(RefuseReason::Quota)
     }
@@ -192,6 +194,8 @@ impl Leader {
             (Ok(Applied::Accepted { audience: 0, repeated: false, .. }), _) if !shown => {
                 Ok(PublishOutcome::NoSubscribers)
             }
+            (Ok(Applied::Reported { known: 0 }), _) => Ok(PublishOutcome::NoSubscribers),
+            (Ok(Applied::Reported { .. }), _) => Ok(PublishOutcome::Accepted),
             (Ok(Applied::Accepted { .. } | Applied::Done | Applied::Duplicate), _) => {
                 Ok(PublishOutcome::Accepted)
             }

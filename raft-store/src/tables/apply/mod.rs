@@ -4,6 +4,7 @@
 //! as refused: the answer may be lost.
 
 mod accept_push;
+mod app_receipts;
 mod apps;
 mod edges;
 mod pushes;
@@ -91,6 +92,7 @@ fn body(txn: &mut Txn<'_>, origin: Option<&Origin>, body: CommandBody) -> Result
         CommandBody::PublishWills { limit } => sessions::publish_wills(txn, limit),
         CommandBody::ExpireRetained { limit } => retained::expire(txn, limit),
         CommandBody::Nothing => Ok(Applied::Done),
+        CommandBody::RecordAppReceipts(receipts) => app_receipts::record(txn, &receipts),
     }
 }
 
