@@ -1,5 +1,6 @@
 //! Application receipts: terminals of both protocol versions report what became of pushes on them, through an edge that
 //! keeps no log, and back-ends read it.
+#![allow(clippy::unwrap_used, reason = "test code: a panic is a failed test")]
 
 use std::{collections::BTreeMap, env, fs, time::Duration};
 

@@ -1,5 +1,6 @@
 //! The API over HTTP/JSON: a plain HTTP/1.1 client over TLS, against real processes, at the leader, at a follower and
 //! at a node that only serves terminals.
+#![allow(clippy::unwrap_used, reason = "test code: a panic is a failed test")]
 
 use std::{env, fs, sync::Arc, time::Duration};
 
@@ -118,7 +119,6 @@ async fn back_ends_without_grpc_push_and_follow_over_json_at_any_node() {
     let registered = first.post("/v1/terminals", json!({ "terminals": terminals })).await.ok();
     assert_eq!(registered["registered"], "1500", "64-bit numbers are texts");
     for node in 0..cluster.nodes.len() {
-        println!("node {}", node + 1);
         let mut http = Http::connect(&cluster, node).await;
         follow_a_push(&mut http, node, &ids).await;
         mistakes_are_named(&mut http).await;

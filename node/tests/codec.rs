@@ -497,7 +497,7 @@ proptest! {
         let known = alias.is_some_and(|alias| alias.known);
         let expected = Publish {
             dup, qos, retain, packet_id, payload: message.payload.clone(),
-            topic: if known { String::new() } else { message.topic.clone() },
+            topic: if known { String::new() } else { message.topic },
             properties,
             expiry_s: expiry_s.filter(|_| v5),
             topic_alias: alias.map(|alias| alias.number),

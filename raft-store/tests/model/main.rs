@@ -185,6 +185,7 @@ impl Model {
             CommandBody::PublishWills { limit } => self.publish_wills(*limit),
             CommandBody::ExpireRetained { limit } => self.expire_retained(*limit),
             CommandBody::Revoke { .. } | CommandBody::InstallKey(_) | CommandBody::Nothing => Applied::Done,
+            CommandBody::RecordAppReceipts(_) => panic!("never drawn: tests/app_receipts.rs has their model"),
         }
     }
 

@@ -234,7 +234,7 @@ mod tests {
             let refused = push(body).expect_err(body);
             assert!(refused.starts_with("the body: ") && refused.contains(said), "{body}: {refused}");
         }
-        let deep = format!("{}{}", r#"{"audience":{"not":"#.repeat(1), r#"{"not":"#.repeat(NESTED_MAX));
+        let deep = format!(r#"{{"audience":{{"not":{}"#, r#"{"not":"#.repeat(NESTED_MAX));
         assert!(push(&deep).expect_err("deep").contains("nested"));
         assert!(!nests_too_deep(br#"{"topic": "{{{{\"{{{{"}"#));
     }
