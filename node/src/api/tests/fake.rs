@@ -122,6 +122,16 @@ impl Fake {
         self.lock().knows_online = false;
     }
 
+    /// Node 2 leads, as this member hears.
+    pub(super) fn hears_of_leader(&self) {
+        self.leadership.send_replace(Leadership { term: 2, leader: Some(NodeId(2)), is_leader: false });
+    }
+
+    /// It applies that node 2 is a member.
+    pub(super) fn applies_members(&self) {
+        self.lock().members = vec![member(NodeId(2))];
+    }
+
     pub(super) fn unfound(&self) {
         self.lock().key = None;
     }
