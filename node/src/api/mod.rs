@@ -26,6 +26,7 @@ pub mod forward;
 mod json;
 mod listener;
 mod pushes;
+mod release;
 pub mod server;
 mod start;
 pub mod status;

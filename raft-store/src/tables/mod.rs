@@ -33,6 +33,7 @@ mod push;
 mod query;
 mod records;
 mod refusals;
+mod release;
 mod resolve;
 mod retained;
 mod sessions;
@@ -68,8 +69,8 @@ use self::{
 pub use self::{
     error::{OpenError, StoreError},
     records::{
-        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, RetainedPage, SessionRecord,
-        TerminalRecord, Withdrawn,
+        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, ReleasePhase, ReleaseRecord,
+        RetainedPage, SessionRecord, TerminalRecord, Withdrawn,
     },
 };
 use crate::{Applied, CommandBatch, Effect};
