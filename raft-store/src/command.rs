@@ -12,6 +12,8 @@ use cluster_proto::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::receipts::ReceiptCursor;
+
 /// One Raft entry: many commands, applied in order, each answered by one [`crate::Applied`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CommandBatch {
@@ -182,9 +184,65 @@ pub enum CommandBody {
         /// Which.
         push: PushId,
     },
+    /// Removes the oldest deltas of receipt streams, of every app that has any too old, or too many; at most `limit` rows
+    /// at a time.
+    PurgeReceipts {
+        /// Deltas before this, milliseconds since the epoch, go.
+        before_ms: u64,
+        /// An app keeps so many bytes of them.
+        bytes_max: u64,
+        /// Bounds the work of one entry.
+        limit: u32,
+    },
+    /// Sets or replaces the webhook of an app.
+    SetWebhook {
+        /// Which.
+        app: AppId,
+        /// Replaces the one there is; without a secret, that one's stays.
+        webhook: Webhook,
+        /// Where it begins; absent: where the one before was, or with what happens from now on.
+        from: Option<ReceiptCursor>,
+    },
+    /// Removes the webhook of an app. Nothing happens if there is none.
+    RemoveWebhook {
+        /// Which.
+        app: AppId,
+    },
+    /// The webhook of an app took everything before a place.
+    AdvanceWebhook {
+        /// Whose.
+        app: AppId,
+        /// Void if it was set anew meanwhile.
+        generation: u64,
+        /// Where it goes on.
+        place: ReceiptCursor,
+        /// It answered that it is gone for good: nothing more is sent until it is set again.
+        is_gone: bool,
+    },
     /// What the application on a terminal reports of pushes of its app whose audience it is in. Answers
     /// [`crate::Applied::Reported`].
     RecordAppReceipts(AppReceipts),
+}
+
+/// Where the receipts of an app are posted to.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Webhook {
+    /// `http` or `https`.
+    pub url: String,
+    /// Signs what is posted. Replicated in the control group, never leaves it but to whoever sets it, never logged.
+    pub secret: Bytes,
+    /// Ids of terminals instead of sets of their numbers.
+    pub expand: bool,
+    /// Codes of the states to tell ([`crate::receipts::ReceiptKind::code`]), ascending; none: all.
+    pub kinds: Vec<u8>,
+}
+
+impl std::fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { url, expand, kinds, .. } = self;
+        let mut debug = f.debug_struct("Webhook");
+        debug.field("url", url).field("expand", expand).field("kinds", kinds).finish_non_exhaustive()
+    }
 }
 
 /// A key that signs credentials. Replicated in the control group, never leaves it, never logged.

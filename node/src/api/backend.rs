@@ -6,8 +6,15 @@ use cluster_proto::{
     AppId, AppReceipt, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
     link::NodeAddresses,
 };
-use raft_store::{Applied, CommandBody, Refusal, command::SigningKey, tables::ReleaseRecord};
+use raft_store::{
+    Applied, CommandBody, Positions, Refusal,
+    command::SigningKey,
+    receipts::{PageLimits, ReceiptCursor, ReceiptPage},
+    tables::{ReleaseRecord, WebhookRecord},
+};
 use tokio::sync::watch;
+
+use crate::webhook::WebhookState;
 
 /// Who leads, as this member knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -238,4 +245,19 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize;
     /// The key that signs tokens; none before the cluster is founded.
     fn signing_key(&self) -> Option<SigningKey>;
+
+    /// Changes with every entry that is applied.
+    fn positions(&self) -> watch::Receiver<Positions>;
+    /// Where the receipt stream of an app begins now.
+    fn receipts_begin(&self, app: AppId) -> ReceiptCursor;
+    /// After all that has happened.
+    fn receipts_end(&self, app: AppId) -> ReceiptCursor;
+    /// A page of it. Takes time with its limits: not for the runtime's own threads.
+    fn receipts(&self, from: ReceiptCursor, limits: PageLimits) -> ReceiptPage;
+    /// The id that a number had at a time; `None` where it has none any more, or was lent to another since.
+    fn named_at(&self, no: TerminalNo, at_ms: u64) -> Option<TerminalId>;
+    /// An app's webhook.
+    fn webhook(&self, app: AppId) -> Option<WebhookRecord>;
+    /// How its delivery goes; known to the leader.
+    fn webhook_state(&self, app: AppId) -> Option<WebhookState>;
 }

@@ -11,7 +11,7 @@
 //! - `json`: the same over HTTP/JSON.
 //! - [`backend`]: what the services need of the control group.
 //! - [`status`]: our errors as gRPC codes, the only place.
-//! - `pushes`, `terminals`, `apps`, `cluster`: one file per service; `validate`: what requests must
+//! - `pushes` (with `explain`, `receipts`), `terminals`, `apps` (with `webhooks`), `cluster`: the services; `validate`: what requests must
 //!   be, `audience`: what they may say about whom a push is for.
 
 mod apps;
@@ -26,12 +26,14 @@ pub mod forward;
 mod json;
 mod listener;
 mod pushes;
+mod receipts;
 mod release;
 pub mod server;
 mod start;
 pub mod status;
 mod terminals;
 mod validate;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;

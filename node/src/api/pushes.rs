@@ -30,6 +30,7 @@ const PAGE_LEN: usize = 1_000;
 impl<C: Control> Pushes for Services<C> {
     type WatchStream = BoxStream<'static, Result<admin::StatusResponse, Status>>;
     type ListTargetsStream = BoxStream<'static, Result<admin::ListTargetsResponse, Status>>;
+    type ReceiptsStream = BoxStream<'static, Result<admin::ReceiptsResponse, Status>>;
 
     async fn push(
         &self,
@@ -136,6 +137,18 @@ impl<C: Control> Pushes for Services<C> {
         let terminal = validate::id("terminal", request.terminal)?;
         let (app, push) = (self.app(name).await?, PushId(request.push));
         self.explain_to(app, push, terminal).await.map(Response::new)
+    }
+
+    async fn receipts(
+        &self,
+        request: Request<admin::ReceiptsRequest>,
+    ) -> Result<Response<Self::ReceiptsStream>, Status> {
+        let caller = self.gate.allow(&request, Scope::Read)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let app = self.app(name).await?;
+        self.stream_receipts(app, request).await.map(Response::new)
     }
 
     async fn list_targets(
@@ -342,7 +355,13 @@ impl<C: Control> Watch<C> {
 impl<C: Control> Services<C> {
     /// Services over this group.
     pub fn new(control: C, gate: Gate, limits: PushLimits) -> Self {
-        Self { control, gate, limits }
+        Self { control, gate, limits, allow_http: false }
+    }
+
+    /// Webhooks may be posted to without TLS.
+    #[must_use]
+    pub fn allowing_http(self, allow_http: bool) -> Self {
+        Self { allow_http, ..self }
     }
 
     /// The number of an app. An app made on another leader a moment ago may not be applied here yet: looked for

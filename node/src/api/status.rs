@@ -79,7 +79,7 @@ pub fn refusal(refusal: &Refusal) -> Status {
         | Refusal::NoRelease(_) => Code::NotFound,
         Refusal::KeyReused => Code::AlreadyExists,
         Refusal::TooManySubscriptions | Refusal::RetainedQuota => Code::ResourceExhausted,
-        Refusal::Stale => Code::FailedPrecondition,
+        Refusal::Stale | Refusal::NoWebhook => Code::FailedPrecondition,
     };
     Status::new(code, refusal.to_string())
 }

@@ -88,6 +88,15 @@ pub(super) enum Command {
     Hold(HoldArgs),
     /// Goes on with the release of a push that is held
     Resume(HoldArgs),
+    /// What became of every terminal of every push, from any kept position on
+    Receipts(ReceiptsArgs),
+    /// Where the receipts of an app are posted to
+    Webhook {
+        #[command(flatten)]
+        shared: Shared,
+        #[command(subcommand)]
+        command: WebhookCommand,
+    },
     /// Adds and lists apps (tenants)
     App {
         #[command(flatten)]
@@ -373,6 +382,52 @@ pub(super) struct CancelArgs {
     pub wait: bool,
     #[command(flatten)]
     pub shared: Shared,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReceiptsArgs {
+    /// Go on after the message that had this cursor; without it, from the beginning of what is kept
+    #[arg(long, value_name = "CURSOR")]
+    pub from: Option<String>,
+    /// Only what happens from now on
+    #[arg(long, conflicts_with = "from", requires = "follow")]
+    pub from_now: bool,
+    /// Name the terminals; without it, only how many, or with --json sets of their numbers
+    #[arg(long)]
+    pub expand: bool,
+    /// Wait for more, and go on when the leader changes
+    #[arg(long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WebhookCommand {
+    /// Sets it, or sets it anew: the place in the stream and the secret stay
+    Set {
+        /// https://HOST/PATH
+        url: String,
+        /// Signs what is posted: whsec_ and base64, or @FILE; without it, a new one is made for a new webhook, and shown
+        #[arg(long, value_name = "SECRET", env = "CARILLON_WEBHOOK_SECRET", hide_env_values = true)]
+        secret: Option<String>,
+        /// Make a new secret in any case, and show it
+        #[arg(long, conflicts_with = "secret")]
+        new_secret: bool,
+        /// Name the terminals; without it, sets of their numbers
+        #[arg(long)]
+        expand: bool,
+        /// Only this state; may be repeated
+        #[arg(long = "state", value_name = "STATE")]
+        states: Vec<String>,
+        /// Begin at a cursor of `carillon receipts`
+        #[arg(long, value_name = "CURSOR")]
+        from: Option<String>,
+    },
+    /// Where it posts to, and how that goes
+    Show,
+    /// Removes it
+    Remove,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

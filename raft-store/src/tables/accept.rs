@@ -14,7 +14,7 @@ use super::{
     resolve::Resolved,
     small,
     txn::Txn,
-    value::{AudienceRow, IdempotencyRow, OwedValue, PushRow, Slice},
+    value::{AudienceRow, IdempotencyRow, OVER_QUOTA, OwedValue, PushRow, Slice},
 };
 use crate::{
     Effect,
@@ -95,6 +95,7 @@ fn store(
     qos0: &RoaringBitmap,
 ) -> Result<RoaringBitmap, StoreError> {
     let all = audience.union(|part| &part.any);
+    txn.note_accepted(sets.row.app, sets.id, sets.row.audience_len);
     let value = OwedValue { held: sets.row.release.is_some(), ..sets.owed_value() };
     if let Some(release) = sets.row.release {
         txn.insert(keys::release_due(release.due_ms, sets.id), &());
@@ -103,6 +104,7 @@ fn store(
     let pending = if all.len() <= SMALL_AUDIENCE_MAX as u64 {
         let targets = small::accept(txn, sets.id, &all, qos0, value)?;
         let pending = small::in_state(&targets, State::Pending);
+        txn.note(sets.row.app, sets.id, OVER_QUOTA.code(), small::in_state(&targets, OVER_QUOTA));
         sets.row.audience = AudienceRow::Small(targets);
         pending
     } else {

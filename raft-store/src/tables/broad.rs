@@ -28,7 +28,8 @@ pub(crate) fn accept(
     vec![(State::Pending.code(), len)]
 }
 
-/// Settles terminals of one block. Answers whether some were pending and none is any more.
+/// Settles terminals of one block. Answers who is newly in the state, and whether some were pending and none is any
+/// more.
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
     push: PushId,
@@ -36,12 +37,12 @@ pub(crate) fn settle(
     block: u16,
     terminals: &RoaringBitmap,
     state: State,
-) -> Result<bool, StoreError> {
+) -> Result<(RoaringBitmap, bool), StoreError> {
     let (settled, is_settled) = txn.settle_block(push, block, terminals, state)?;
     add(counts, state.code(), settled.from_pending + settled.from_sent);
     subtract(counts, State::Pending, settled.from_pending);
     subtract(counts, State::Sent, settled.from_sent);
-    Ok(settled.from_pending > 0 && is_settled)
+    Ok((settled.gained, settled.from_pending > 0 && is_settled))
 }
 
 /// Records what applications on terminals of one block report.

@@ -31,6 +31,7 @@ mod numbers;
 mod owed;
 mod push;
 mod query;
+mod receipts;
 mod records;
 mod refusals;
 mod release;
@@ -70,7 +71,7 @@ pub use self::{
     error::{OpenError, StoreError},
     records::{
         Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, ReleasePhase, ReleaseRecord,
-        RetainedPage, SessionRecord, TerminalRecord, Withdrawn,
+        RetainedPage, SessionRecord, TerminalRecord, WebhookRecord, Withdrawn,
     },
 };
 use crate::{Applied, CommandBatch, Effect};

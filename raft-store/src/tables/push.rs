@@ -42,38 +42,49 @@ impl PushSets {
         state: State,
     ) -> Result<(), StoreError> {
         debug_assert_ne!(state, State::Pending, "pending is where a push begins");
-        match &self.row.audience {
-            AudienceRow::Small(_) => {
-                let waves = Waves::of(txn, self)?;
-                if let AudienceRow::Small(targets) = &mut self.row.audience {
-                    small::settle(txn, self.id, &waves, targets, terminals, state);
-                }
-            }
+        let gained = match &self.row.audience {
+            AudienceRow::Small(_) => self.settle_small(txn, terminals, state)?,
             AudienceRow::Broad(_) => {
+                let mut gained = RoaringBitmap::new();
                 for (block, terminals) in by_block(terminals) {
-                    self.settle_block(txn, block, &terminals, state)?;
+                    gained |= self.settle_block(txn, block, &terminals, state)?;
                 }
+                gained
             }
-        }
+        };
+        txn.note(self.row.app, self.id, state.code(), gained);
         Ok(())
     }
 
-    /// One block of a broad push. Where nothing is pending any more, nothing is owed.
+    /// Answers who is newly in the state.
+    fn settle_small(
+        &mut self,
+        txn: &mut Txn<'_>,
+        terminals: &RoaringBitmap,
+        state: State,
+    ) -> Result<RoaringBitmap, StoreError> {
+        let waves = Waves::of(txn, self)?;
+        let AudienceRow::Small(targets) = &mut self.row.audience else { return Ok(RoaringBitmap::new()) };
+        Ok(small::settle(txn, self.id, &waves, targets, terminals, state))
+    }
+
+    /// One block of a broad push; answers who is newly in the state. Where nothing is pending any more, nothing is owed.
     fn settle_block(
         &mut self,
         txn: &mut Txn<'_>,
         block: u16,
         terminals: &RoaringBitmap,
         state: State,
-    ) -> Result<(), StoreError> {
-        let AudienceRow::Broad(counts) = &mut self.row.audience else { return Ok(()) };
-        if broad::settle(txn, self.id, counts, block, terminals, state)? {
+    ) -> Result<RoaringBitmap, StoreError> {
+        let AudienceRow::Broad(counts) = &mut self.row.audience else { return Ok(RoaringBitmap::new()) };
+        let (gained, is_settled) = broad::settle(txn, self.id, counts, block, terminals, state)?;
+        if is_settled {
             txn.delete(keys::block_pending(block, self.id));
             for (wave, _) in Waves::of(txn, self)?.iter() {
                 txn.delete(keys::block_pending(block, *wave));
             }
         }
-        Ok(())
+        Ok(gained)
     }
 
     /// A wave begins: `pending`, who were held, are owed it.
@@ -108,16 +119,18 @@ impl PushSets {
         terminals: &RoaringBitmap,
         what: AppReceipt,
     ) -> Result<Reported, StoreError> {
-        let counts = match &mut self.row.audience {
-            AudienceRow::Small(targets) => return Ok(small::report(targets, terminals, what)),
-            AudienceRow::Broad(counts) => counts,
-        };
         let mut all = Reported::default();
-        for (block, terminals) in by_block(terminals) {
-            let reported = broad::report(txn, self.id, counts, block, &terminals, what)?;
-            all.known += reported.known;
-            all.gained |= reported.gained;
+        match &mut self.row.audience {
+            AudienceRow::Small(targets) => all = small::report(targets, terminals, what),
+            AudienceRow::Broad(counts) => {
+                for (block, terminals) in by_block(terminals) {
+                    let reported = broad::report(txn, self.id, counts, block, &terminals, what)?;
+                    all.known += reported.known;
+                    all.gained |= reported.gained;
+                }
+            }
         }
+        txn.note(self.row.app, self.id, what.code(), all.gained.clone());
         Ok(all)
     }
 

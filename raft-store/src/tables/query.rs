@@ -19,14 +19,25 @@ use super::{
     error::StoreError,
     exchanges, groups, keys, lock, owed,
     push::PushSets,
-    records::{Counts, OwedRow, PushRecord, ReleaseRecord, RetainedPage, SessionRecord, TerminalRecord},
+    receipts,
+    records::{
+        Counts, OwedRow, PushRecord, ReleaseRecord, RetainedPage, SessionRecord, TerminalRecord,
+        WebhookRecord,
+    },
     refusals,
     release::{self, Waves},
     resolve::{self, About},
     retained, subscriptions,
-    value::{AppRow, EdgeRow, Labels, PushRow, SessionRow, Stored as _, TerminalRow},
+    value::{
+        AppRow, EdgeRow, Labels, PushRow, ReceiptCount, SessionRow, Stored as _, TerminalRow, WebhookRow,
+    },
 };
-use crate::{Refusal, command::SigningKey, effect::AcceptedPush};
+use crate::{
+    Refusal,
+    command::SigningKey,
+    effect::AcceptedPush,
+    receipts::{PageLimits, ReceiptCursor, ReceiptPage},
+};
 
 impl Tables {
     /// The app of a name.
@@ -388,6 +399,79 @@ impl Tables {
     /// Whether a push has been settled since before `settled_before_ms`: there is something to purge.
     pub fn purge_due(&self, settled_before_ms: u64) -> bool {
         self.ask(|view| view.any(&keys::retentions(), keys::retention(settled_before_ms, PushId(0))))
+    }
+
+    /// Whether a receipt stream has deltas from before `before_ms`, or more than `bytes_max` bytes of them.
+    pub fn receipts_due(&self, before_ms: u64, bytes_max: u64) -> bool {
+        self.ask(|view| {
+            let mut due = false;
+            view.scan_prefix(&keys::receipt_counts(), &mut |key, bytes| {
+                let count = ReceiptCount::decode(key, bytes)?;
+                due = count.rows > 0 && (count.first_at_ms < before_ms || count.bytes > bytes_max);
+                Ok(!due)
+            })?;
+            Ok(due)
+        })
+    }
+
+    /// Where the receipt stream of an app begins now.
+    pub fn receipts_begin(&self, app: AppId) -> ReceiptCursor {
+        self.ask(|view| receipts::begin(view, app).map(Some))
+            .unwrap_or_else(|| ReceiptCursor::deltas(app, 0, 0))
+    }
+
+    /// After everything that has happened.
+    pub fn receipts_end(&self, app: AppId) -> ReceiptCursor {
+        ReceiptCursor::deltas(app, self.applied().index + 1, 0)
+    }
+
+    /// A page of the receipt stream of an app. From a place whose deltas were removed, every push is told as it stands
+    /// first.
+    pub fn receipts(&self, from: ReceiptCursor, limits: PageLimits) -> ReceiptPage {
+        let page = self.ask(|view| receipts::page(view, from, limits).map(Some));
+        page.unwrap_or_else(|| ReceiptPage::empty(from))
+    }
+
+    /// Deltas of all receipt streams, and bytes of them.
+    pub fn receipts_kept(&self) -> (u64, u64) {
+        self.ask(|view| {
+            let mut kept = (0, 0);
+            view.scan_prefix(&keys::receipt_counts(), &mut |key, bytes| {
+                let count = ReceiptCount::decode(key, bytes)?;
+                kept = (kept.0 + count.rows, kept.1 + count.bytes);
+                Ok(true)
+            })?;
+            Ok(kept)
+        })
+    }
+
+    /// The webhook of an app.
+    pub fn webhook(&self, app: AppId) -> Option<WebhookRecord> {
+        self.ask(|view| {
+            let row = read::<WebhookRow>(view, &keys::webhook(app))?;
+            let place = read::<ReceiptCursor>(view, &keys::webhook_place(app))?;
+            Ok(row.zip(place).map(|(row, place)| WebhookRecord {
+                webhook: row.webhook,
+                generation: row.generation,
+                set_at_ms: row.set_at_ms,
+                is_gone: row.is_gone,
+                place,
+            }))
+        })
+    }
+
+    /// The apps with a webhook that is not gone, each with the generation of it.
+    pub fn webhooks(&self) -> Vec<(AppId, u64)> {
+        self.ask(|view| {
+            let mut webhooks = Vec::new();
+            view.scan_prefix(&keys::webhooks(), &mut |key, bytes| {
+                let row = WebhookRow::decode(key, bytes)?;
+                let app = keys::app_of(key).filter(|_| !row.is_gone);
+                webhooks.extend(app.map(|app| (app, row.generation)));
+                Ok(true)
+            })?;
+            Ok(webhooks)
+        })
     }
 
     /// Whether a detached session has to end at `now_ms`.

@@ -8,6 +8,7 @@ use cluster_proto::{
 };
 
 pub use super::value::{ReleasePhase, Withdrawn};
+use crate::{command::Webhook, receipts::ReceiptCursor};
 
 /// Where in the log an entry stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,6 +138,21 @@ pub struct OwedRow {
     pub qos0: bool,
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
+}
+
+/// Where the receipts of an app are posted to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookRecord {
+    /// As it was set.
+    pub webhook: Webhook,
+    /// Another one whenever it is set.
+    pub generation: u64,
+    /// Milliseconds since the epoch.
+    pub set_at_ms: u64,
+    /// It answered that it is gone for good.
+    pub is_gone: bool,
+    /// What is before was taken.
+    pub place: ReceiptCursor,
 }
 
 /// A page of retained messages.

@@ -32,6 +32,8 @@ pub(crate) fn accept(
     Ok(targets)
 }
 
+/// Answers who is newly in the state.
+#[must_use]
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
     push: PushId,
@@ -39,17 +41,20 @@ pub(crate) fn settle(
     targets: &mut [SmallTarget],
     terminals: &RoaringBitmap,
     state: State,
-) {
+) -> RoaringBitmap {
+    let mut gained = RoaringBitmap::new();
     for target in targets.iter_mut().filter(|target| terminals.contains(target.no)) {
         // A state of a newer version is final.
         let Some(before) = State::from_code(target.state).filter(|before| before.may_become(state)) else {
             continue;
         };
         target.state = state.code();
+        gained.insert(target.no);
         if before == State::Pending {
             owed::remove(txn, TerminalNo(target.no), waves.of_terminal(push, target.no).0);
         }
     }
+    gained
 }
 
 /// Adds those of `terminals` that are in the audience to who reported `what`.

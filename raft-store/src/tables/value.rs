@@ -10,7 +10,10 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
-use crate::command::{PushOptions, SigningKey};
+use crate::{
+    command::{PushOptions, SigningKey, Webhook},
+    receipts::ReceiptCursor,
+};
 
 /// A value of the tables.
 pub(crate) trait Stored: Serialize + DeserializeOwned {
@@ -71,6 +74,9 @@ stored! {
     RetainedRow => "retained message",
     RetainedCount => "count of retained messages",
     RetainedTopic => "topic of a retained message",
+    ReceiptCount => "count of receipt deltas",
+    WebhookRow => "webhook",
+    ReceiptCursor => "place of a webhook",
 }
 
 /// The applied position and the counters ids are given from. Written with every batch.
@@ -229,6 +235,29 @@ pub(crate) struct RetainedTopic {
 pub(crate) struct RetainedCount {
     pub(crate) messages: u64,
     pub(crate) bytes: u64,
+}
+
+/// Which receipt deltas an app keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReceiptCount {
+    /// The place, log index and part, right after the last one removed; (0, 0): none was.
+    pub(crate) begin: (u64, u32),
+    /// The time of the oldest one kept.
+    pub(crate) first_at_ms: u64,
+    pub(crate) rows: u64,
+    /// Keys and values.
+    pub(crate) bytes: u64,
+}
+
+/// Where the receipts of an app are posted to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WebhookRow {
+    pub(crate) webhook: Webhook,
+    /// Never the same for two settings.
+    pub(crate) generation: u64,
+    pub(crate) set_at_ms: u64,
+    /// It answered so.
+    pub(crate) is_gone: bool,
 }
 
 /// A push without its message.
@@ -443,7 +472,8 @@ fn parse_body(body: &[u8]) -> Option<RoaringBitmap> {
     if body.is_empty() { Some(RoaringBitmap::new()) } else { RoaringBitmap::deserialize_from(body).ok() }
 }
 
-fn set_body(set: &mut RoaringBitmap) -> Vec<u8> {
+/// As [`encode_set`], without a version.
+pub(crate) fn set_body(set: &mut RoaringBitmap) -> Vec<u8> {
     if set.is_empty() {
         return Vec::new();
     }
@@ -543,6 +573,12 @@ mod tests {
             waits_for: None,
         };
         golden(&terminal, "010102747601016b0176010175ac0200");
+        let count = ReceiptCount { begin: (300, 1), first_at_ms: 2, rows: 3, bytes: 4 };
+        golden(&count, "01ac0201020304");
+        let webhook = Webhook { url: "u".into(), secret: vec![7].into(), expand: true, kinds: vec![1, 240] };
+        let webhook = WebhookRow { webhook, generation: 300, set_at_ms: 2, is_gone: false };
+        golden(&webhook, "0101750107010201f0ac020200");
+        golden(&ReceiptCursor::deltas(AppId(1), 300, 2), "010100ac020200");
         golden(&AppRow { name: "a".into(), revoked_until: 1 }, "01016101");
     }
 

@@ -73,6 +73,11 @@ impl Generator {
         self.wrap(commands)
     }
 
+    /// An entry that the test makes by itself takes the next place.
+    pub fn skip_entry(&mut self) {
+        self.index += 1;
+    }
+
     fn wrap(&mut self, commands: Vec<Command>) -> Entry {
         self.index += 1;
         (EntryPosition { term: 1, index: self.index }, Some(CommandBatch { at_ms: self.at_ms, commands }))
@@ -119,6 +124,11 @@ impl Generator {
             99..107 => CommandBody::ReleasePushes { limit: self.rng.random_range(0..4) },
             107 => CommandBody::HoldPush { app: AppId::DEFAULT, push: self.push() },
             108 => CommandBody::ResumePush { app: AppId::DEFAULT, push: self.push() },
+            109 => CommandBody::PurgeReceipts {
+                before_ms: self.at_ms.saturating_sub(self.rng.random_range(0..20_000)),
+                bytes_max: self.rng.random_range(1_000..20_000),
+                limit: self.rng.random_range(0..20),
+            },
             _ => CommandBody::Nothing,
         };
         let origin = self.from.map(|(edge, incarnation, lane)| self.number(edge, incarnation, lane));

@@ -10,8 +10,10 @@ use cluster_proto::{
     link::NodeAddresses,
 };
 use raft_store::{
-    Applied, CommandBody, Refusal,
+    Applied, CommandBody, Positions, Refusal,
     command::{AcceptPush, SigningKey},
+    receipts::{PageLimits, ReceiptCursor, ReceiptPage},
+    tables::WebhookRecord,
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::{Semaphore, watch};
@@ -23,6 +25,7 @@ use crate::api::{
         ReadError, TerminalView,
     },
 };
+use crate::webhook::WebhookState;
 
 /// Cheap to clone; all clones are one group.
 #[derive(Clone)]
@@ -444,6 +447,34 @@ impl Control for Fake {
 
     fn signing_key(&self) -> Option<SigningKey> {
         self.lock().key.clone()
+    }
+
+    fn positions(&self) -> watch::Receiver<Positions> {
+        watch::channel(Positions::default()).1
+    }
+
+    fn receipts_begin(&self, app: AppId) -> ReceiptCursor {
+        ReceiptCursor::deltas(app, 0, 0)
+    }
+
+    fn receipts_end(&self, app: AppId) -> ReceiptCursor {
+        ReceiptCursor::deltas(app, self.lock().index + 1, 0)
+    }
+
+    fn receipts(&self, from: ReceiptCursor, _: PageLimits) -> ReceiptPage {
+        ReceiptPage::empty(from)
+    }
+
+    fn named_at(&self, no: TerminalNo, _: u64) -> Option<TerminalId> {
+        self.terminal_id(no)
+    }
+
+    fn webhook(&self, _: AppId) -> Option<WebhookRecord> {
+        None
+    }
+
+    fn webhook_state(&self, _: AppId) -> Option<WebhookState> {
+        None
     }
 }
 

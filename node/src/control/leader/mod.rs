@@ -248,6 +248,7 @@ enum Chore {
     ForgetHanded,
     SettleOffline,
     CountTotals,
+    PurgeReceipts,
 }
 
 /// See the module.
@@ -303,6 +304,10 @@ pub(crate) struct Settings {
     pub(crate) ttl_max_ms: u64,
     /// Milliseconds settled pushes are kept.
     pub(crate) retention_ms: u64,
+    /// Milliseconds deltas of receipt streams are kept.
+    pub(crate) receipts_retention_ms: u64,
+    /// Bytes of them that an app may keep.
+    pub(crate) receipts_bytes_max: u64,
 }
 
 impl Leader {

@@ -24,6 +24,8 @@ const SESSIONS_PER_CHORE: u32 = 256;
 const RELEASES_PER_CHORE: u32 = 16;
 /// Most wills published, or retained messages removed, by one command.
 const MESSAGES_PER_CHORE: u32 = 256;
+/// Most rows of receipt streams removed by one command; it ends after 8 MiB of them.
+const RECEIPTS_PER_CHORE: u32 = 4_096;
 /// Sessions and retained messages are counted this often, for `$SYS`.
 const COUNT_EVERY_MS: u64 = 1_000;
 /// Withdrawn pushes that are still pending somewhere are looked at this often.
@@ -47,6 +49,7 @@ impl Leader {
         self.chore(now, Chore::ForgetHanded, FORGET_EVERY_MS, Self::forget_handed);
         self.chore(now, Chore::SettleOffline, 0, Self::settle_offline_pushes);
         self.chore(now, Chore::CountTotals, COUNT_EVERY_MS, Self::count_totals);
+        self.chore(now, Chore::PurgeReceipts, PURGE_EVERY_MS, Self::purge_receipts);
     }
 
     fn chore(&mut self, now: Now, chore: Chore, every_ms: u64, start: impl FnOnce(&mut Self, Now)) {
@@ -124,6 +127,16 @@ impl Leader {
             self.under_way(now, Chore::PurgePushes);
             let body = CommandBody::PurgePushes { settled_before_ms, limit: PUSHES_PER_CHORE as u32 };
             self.propose(Command::own(body), Waiting::Chore(Chore::PurgePushes));
+        }
+    }
+
+    fn purge_receipts(&mut self, now: Now) {
+        let before_ms = now.wall_ms.saturating_sub(self.settings.receipts_retention_ms);
+        let bytes_max = self.settings.receipts_bytes_max;
+        if self.tables.receipts_due(before_ms, bytes_max) {
+            self.under_way(now, Chore::PurgeReceipts);
+            let body = CommandBody::PurgeReceipts { before_ms, bytes_max, limit: RECEIPTS_PER_CHORE };
+            self.propose(Command::own(body), Waiting::Chore(Chore::PurgeReceipts));
         }
     }
 
