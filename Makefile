@@ -11,7 +11,7 @@ DIR    ?= .cluster
 MINUTES ?= 5
 FUZZ_TARGETS := decode_v3 decode_v5 session
 
-.PHONY: help setup build demo test interop cluster cluster-down chaos fuzz fuzz-smoke ci fix fmt-check clippy layers links doc
+.PHONY: help setup build demo test interop cluster cluster-down chaos fuzz fuzz-smoke ci fix fmt-check clippy layers links check-guide doc
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,11 @@ layers:
 links:
 	@scripts/check-docs.sh
 	@scripts/check-conformance.sh
+
+check-guide: ## the commands of docs/guide.md, as printed, against a fresh `carillon dev`
+	@$(SETUP)
+	@$(CARGO) build -p carillon
+	@scripts/check-guide.sh
 
 doc:
 	@$(SETUP)

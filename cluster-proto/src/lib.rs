@@ -36,4 +36,4 @@ pub use audience::{Audience, Sample};
 pub use ids::{AppId, Epoch, Incarnation, NodeId, PushId, SessionId, TerminalId, TerminalNo};
 pub use message::{Message, MessageProperties, PushKind, Qos, Will};
 pub use set::TerminalSet;
-pub use status::{DropReason, Outcome, State};
+pub use status::{AppReceipt, DropReason, Outcome, State};

@@ -61,6 +61,10 @@ pub const OWED_PER_PULL_MAX: usize = 64;
 pub const PROPOSAL_BATCH_LEN_MAX: usize = 256 * 1024;
 /// Payloads up to this size ride with the first Deliver to an edge; larger ones are fetched.
 pub const INLINE_PAYLOAD_LEN_MAX: usize = 64 * 1024;
+/// Most pushes named in one report of an application.
+pub const APP_RECEIPTS_PER_PUBLISH_MAX: usize = 1_000;
+/// Longest idempotency key of a push, bytes.
+pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 /// Default time a push stays deliverable.
 pub const PUSH_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 /// Longest time a push stays deliverable.

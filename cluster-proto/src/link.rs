@@ -32,8 +32,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppId, Epoch, Incarnation, Message, NodeId, Outcome, PushId, Qos, SessionId, TerminalId, TerminalNo,
-    TerminalSet, Will, credential::PublicKey,
+    AppId, AppReceipt, Epoch, Incarnation, Message, NodeId, Outcome, PushId, Qos, SessionId, TerminalId,
+    TerminalNo, TerminalSet, Will, credential::PublicKey,
 };
 
 /// ALPN of the link; the number is its version.
@@ -783,6 +783,41 @@ pub enum PublishBody {
     },
     /// PUBREL of an exchange that was named in a Push; PUBCOMP follows.
     Release(Inbound),
+    /// What the application on a terminal reports of pushes it got.
+    AppReceipts(AppReceipts),
+}
+
+/// What the application on a terminal reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppReceipts {
+    /// The terminal's app, which the pushes must belong to.
+    pub app: AppId,
+    /// The terminal.
+    pub no: TerminalNo,
+    /// What happened.
+    pub what: AppReceipt,
+    /// To these pushes; at most [`crate::limits::APP_RECEIPTS_PER_PUBLISH_MAX`].
+    pub pushes: Vec<PushName>,
+}
+
+impl AppReceipts {
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        let key_len = |name: &PushName| match name {
+            PushName::Id(_) => 0,
+            PushName::Key(key) => key.len(),
+        };
+        32 + self.pushes.iter().map(|name| 16 + key_len(name)).sum::<usize>()
+    }
+}
+
+/// How an application names a push it got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PushName {
+    /// By its id.
+    Id(PushId),
+    /// By the idempotency key that its back-end chose, and put into the payload.
+    Key(String),
 }
 
 /// A QoS 2 PUBLISH of a terminal whose session outlives its connection.

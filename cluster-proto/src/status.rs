@@ -136,6 +136,37 @@ impl State {
     }
 }
 
+/// What the application on a terminal reports of a push it got. Kept beside the states and outside the conservation law:
+/// neither implies the other, and neither makes a push delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum AppReceipt {
+    /// It was shown to somebody.
+    Displayed,
+    /// Somebody opened it.
+    Opened,
+}
+
+impl AppReceipt {
+    /// All of them, in stored order.
+    pub const ALL: [Self; 2] = [Self::Displayed, Self::Opened];
+
+    /// The byte under which tables keep it; never one of [`State::code`], and never changes meaning.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Displayed => 0xf0,
+            Self::Opened => 0xf1,
+        }
+    }
+
+    /// The name used in topics, the CLI, metrics and docs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Displayed => "displayed",
+            Self::Opened => "opened",
+        }
+    }
+}
+
 /// What an edge reports about (push, terminals): a final state it witnessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Outcome {
@@ -157,6 +188,13 @@ mod tests {
     fn every_state_has_its_own_code() {
         for state in State::ALL {
             assert_eq!(State::from_code(state.code()), Some(state));
+        }
+    }
+
+    #[test]
+    fn what_applications_report_is_no_state() {
+        for what in AppReceipt::ALL {
+            assert_eq!(State::from_code(what.code()), None);
         }
     }
 

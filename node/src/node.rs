@@ -104,13 +104,15 @@ impl Node {
         if let Some(handle) = &handle {
             background.push(tokio::spawn(watch_leader(handle.group().leadership(), health.clone())));
         }
+        // Without a control role the API has no keys but those that the edge gets over its link.
+        let edge_keyring = if roles.control { Keyring::default() } else { api_keyring.clone() };
         let api = api::Server::start(&config, mode, api_keyring, health.clone(), handle).await?;
         let mut tls: Vec<_> = api.tls().cloned().into_iter().collect();
         let edge = match roles.edge {
             true => {
                 let mqtt = edge::mqtt_tls(&config)?;
                 tls.extend(mqtt.clone());
-                Some(edge::start(&config, mqtt, &endpoint, &health, &mut background).await?)
+                Some(edge::start(&config, mqtt, &endpoint, edge_keyring, &health, &mut background).await?)
             }
             false => None,
         };

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use carillon::edge::codec::{Outgoing, Own, PublishTemplate, decode, encode, write_delivery};
-use cluster_proto::{AppId, Message, MessageProperties, PushKind, Qos};
+use cluster_proto::{AppId, Message, MessageProperties, PushId, PushKind, Qos};
 use fabric_core::mqtt::{
     Action, Alias, Delivery, Malformed, Moment, Packet, ProtocolVersion, Reason, Session, SessionConfig,
     packet::{Ack, Auth, Codes, ConnAck, ConnAckProperties, Connect, Disconnect, Publish},
-    size::{codes_len, connack_len, publish_len},
+    size::{OwnProperties, codes_len, connack_len, publish_len},
 };
 use proptest::prelude::*;
 
@@ -469,6 +469,7 @@ proptest! {
         dup in any::<bool>(),
         retain in any::<bool>(),
         alias in prop::option::of((1..=u16::MAX, any::<bool>())),
+        push in prop::option::of(any::<u64>()),
         expiry_s in prop::option::of(any::<u32>()),
         subscription_ids in prop::collection::vec(1..=268_435_455u32, 0..3),
     ) {
@@ -477,23 +478,27 @@ proptest! {
         let outgoing = Outgoing::new(message.clone());
         let v5 = version == V5;
         let subscription_ids = if v5 { subscription_ids } else { Vec::new() };
+        let push = push.filter(|_| v5).map(PushId);
         let alias = alias.filter(|_| v5).map(|(number, known)| Alias { number, known });
         let delivery = Delivery {
-            message: outgoing, qos, packet_id, dup, expiry_s, retain, alias,
+            message: outgoing, qos, packet_id, dup, expiry_s, retain, alias, push,
             subscription_ids: subscription_ids.clone().into(),
         };
         let mut buffer = BytesMut::new();
         // Twice: the second comes from the template.
         write_delivery(&delivery, version, &mut buffer);
         write_delivery(&delivery, version, &mut buffer);
-        let len = publish_len(&message, version, qos, expiry_s.is_some(), &subscription_ids, alias);
+        let own = OwnProperties { subscription_ids: &subscription_ids, alias, push };
+        let len = publish_len(&message, version, qos, expiry_s.is_some(), own);
         prop_assert_eq!(buffer.len(), 2 * len);
 
+        let mut properties = if v5 { message.properties } else { MessageProperties::default() };
+        properties.user_properties.extend(push.map(|push| ("carillon-push".to_owned(), push.to_string())));
         let known = alias.is_some_and(|alias| alias.known);
         let expected = Publish {
             dup, qos, retain, packet_id, payload: message.payload.clone(),
-            topic: if known { String::new() } else { message.topic.clone() },
-            properties: if v5 { message.properties } else { MessageProperties::default() },
+            topic: if known { String::new() } else { message.topic },
+            properties,
             expiry_s: expiry_s.filter(|_| v5),
             topic_alias: alias.map(|alias| alias.number),
             subscription_ids,

@@ -65,6 +65,11 @@ pub enum Applied {
         /// How many were left as they were, because they would have more tags than a terminal may.
         full: u64,
     },
+    /// Reports of an application.
+    Reported {
+        /// How many of the pushes named are there, and for this terminal.
+        known: u64,
+    },
 }
 
 /// Why apply refuses a command.

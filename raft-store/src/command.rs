@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use cluster_proto::{
     AppId, Audience, Incarnation, Message, NodeId, PushId, TerminalId, TerminalSet, Will,
-    link::{ExchangeStep, Inbound, Origin, Receipt, Subscription, Unacknowledged, WillFate},
+    link::{AppReceipts, ExchangeStep, Inbound, Origin, Receipt, Subscription, Unacknowledged, WillFate},
 };
 use serde::{Deserialize, Serialize};
 
@@ -265,6 +265,9 @@ pub enum CommandBody {
         /// Which; a union, so repeating it changes nothing.
         terminals: TerminalSet,
     },
+    /// What the application on a terminal reports of pushes of its app whose audience it is in. Answers
+    /// [`crate::Applied::Reported`].
+    RecordAppReceipts(AppReceipts),
 }
 
 /// Where the receipts of an app are posted to.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cluster_proto::{
     AppId, Message, Outcome, PushId, Qos, TerminalId, TerminalNo, Will,
-    link::{Step, Subscription, Unacknowledged, WillFate},
+    link::{AppReceipts, Step, Subscription, Unacknowledged, WillFate},
 };
 
 use super::{packet::Packet, permissions::Permissions, reason::CloseCause};
@@ -62,6 +62,13 @@ pub enum Action<M> {
         request: RequestNo,
         /// Of the exchange.
         packet_id: u16,
+    },
+    /// What the application reports of pushes: have it committed, then call `handle_published` if there is a request.
+    AppReceipts {
+        /// For the answer; `None`: QoS 0, or there is none to wait for.
+        request: Option<RequestNo>,
+        /// `None`: a report that means nothing, to be counted.
+        receipts: Option<Box<AppReceipts>>,
     },
     /// A QoS 0 PUBLISH: show it to whoever subscribes, without an answer; a retained one is kept besides.
     Relay(Box<Relay>),
@@ -184,6 +191,8 @@ pub struct Delivery<M> {
     pub retain: bool,
     /// Topic Alias, for MQTT 5.
     pub alias: Option<Alias>,
+    /// To be told as the user property [`super::size::PUSH_PROPERTY`], for MQTT 5.
+    pub push: Option<PushId>,
 }
 
 /// A topic alias of a PUBLISH to the terminal.

@@ -140,6 +140,14 @@ pub fn is_sys_topic(topic: &str) -> bool {
     first_level(topic) == "$SYS"
 }
 
+/// The first level of the topics that terminals report to; nothing is ever delivered there.
+pub const OWN_LEVEL: &str = "$carillon";
+
+/// Whether a topic, or a plain filter, is one of those that terminals report to.
+pub fn is_own_topic(topic: &str) -> bool {
+    first_level(topic) == OWN_LEVEL
+}
+
 /// Whether a topic begins like a shared subscription: no plain filter could ever be subscribed to for it.
 pub fn is_share_topic(topic: &str) -> bool {
     first_level(topic) == "$share"

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code: a panic is a failed test")]
 
 mod alias;
+mod app_receipts;
 mod auth;
 mod connect;
 mod deliver;

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, future::Future};
 
 use cluster_proto::{
-    AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses,
+    AppId, AppReceipt, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
+    link::NodeAddresses,
 };
 use raft_store::{
     Applied, CommandBody, Positions, Refusal,
@@ -107,6 +108,8 @@ pub struct Counts {
     pub audience: u64,
     /// By state; they sum up to `audience`.
     pub by_state: Vec<(State, u64)>,
+    /// How many applications reported what, in the order of [`AppReceipt::ALL`].
+    pub reported: [u64; 2],
 }
 
 /// Why a command is not (known to be) in the log.
@@ -227,6 +230,10 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn counts(&self, push: PushId) -> Option<Counts>;
     /// Who of its audience is in this state.
     fn targets(&self, push: PushId, state: State) -> Option<TerminalSet>;
+    /// Who reported this.
+    fn reported(&self, push: PushId, what: AppReceipt) -> Option<TerminalSet>;
+    /// What the application on a terminal reported.
+    fn reported_by(&self, push: PushId, no: TerminalNo) -> Vec<AppReceipt>;
     /// Whom an audience means now; `online` is given where that depends on it. Takes time with the audience: not for the
     /// runtime's own threads.
     fn resolve(

@@ -1,7 +1,7 @@
 //! Why one terminal has or has not got a push.
 
 use cluster_proto::{
-    AppId, DropReason, PushId, State, TerminalId, TerminalNo,
+    AppId, AppReceipt, DropReason, PushId, State, TerminalId, TerminalNo,
     admin::{ExplainResponse, Explanation, TargetState},
     limits::OWED_PER_TERMINAL_MAX,
 };
@@ -37,12 +37,17 @@ impl<C: Control> Services<C> {
             }
             _ => 0,
         };
-        let (explanation, words) = match (&place, &view.release) {
+        let reported = self.control.reported_by(push, terminal.no);
+        let (explanation, mut words) = match (&place, &view.release) {
             (Place::Own(State::Pending), Some(release)) if dispatched_as.is_none() => {
                 (Explanation::NotReleased, not_released(release))
             }
             _ => explain(&place, &holding, owed_before),
         };
+        if !reported.is_empty() {
+            let reported: Vec<_> = reported.iter().map(|what| what.name()).collect();
+            words = format!("{words}; its application reported it {}", reported.join(" and "));
+        }
         Ok(ExplainResponse {
             push: push.0,
             terminal: id.into(),
@@ -54,6 +59,8 @@ impl<C: Control> Services<C> {
             owed_before: owed_before as u64,
             expires_at_ms: view.expires_at_ms,
             log_index,
+            displayed: reported.contains(&AppReceipt::Displayed),
+            opened: reported.contains(&AppReceipt::Opened),
         })
     }
 

@@ -106,7 +106,7 @@ pub(super) fn config(tls: &ServerTls) -> Result<ServerConfig, TlsError> {
         .map_err(|e| TlsError("TLS", e.to_string()))?
         .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(ByName { node, public }));
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 

@@ -8,6 +8,7 @@
 //! - [`server`], `start`: put it together.
 //! - [`forward`]: answers here or passes on; what happens when the leader is lost meanwhile.
 //! - [`auth`]: who calls, and what they may.
+//! - `json`: the same over HTTP/JSON.
 //! - [`backend`]: what the services need of the control group.
 //! - [`status`]: our errors as gRPC codes, the only place.
 //! - `pushes` (with `explain`, `receipts`), `terminals`, `apps` (with `webhooks`), `cluster`: the services; `validate`: what requests must
@@ -23,6 +24,7 @@ mod channels;
 mod cluster;
 mod explain;
 pub mod forward;
+mod json;
 mod listener;
 mod pushes;
 mod receipts;

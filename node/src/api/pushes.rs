@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster_proto::{
-    AppId, Audience, DropReason, PushId, State, TerminalNo, TerminalSet,
+    AppId, AppReceipt, Audience, DropReason, PushId, State, TerminalNo, TerminalSet,
     admin::{self, TargetState, pushes_server::Pushes},
     credential::Scope,
 };
@@ -160,12 +160,17 @@ impl<C: Control> Pushes for Services<C> {
         let request = request.into_inner();
         let name = validate::app_name(&request.app);
         caller.in_app(name)?;
-        let states = states(request.state())?;
+        let listed = listed(request.state())?;
         let (app, push) = (self.app(name).await?, PushId(request.push));
         self.control.linearize().await.map_err(status::no_leader)?;
         self.push_of(app, push)?;
-        let targets = states.iter().filter_map(|state| self.control.targets(push, *state));
-        let targets = targets.fold(TerminalSet::new(), |all, some| TerminalSet(all.0 | some.0));
+        let targets = match listed {
+            Listed::States(states) => {
+                let targets = states.iter().filter_map(|state| self.control.targets(push, *state));
+                targets.fold(TerminalSet::new(), |all, some| TerminalSet(all.0 | some.0))
+            }
+            Listed::Reported(what) => self.control.reported(push, what).unwrap_or_default(),
+        };
         Ok(Response::new(pages(self.control.clone(), targets).boxed()))
     }
 }
@@ -227,6 +232,8 @@ fn response(push: PushId, view: PushView, counts: &Counts, log_index: u64) -> ad
         accepted_at_ms: view.accepted_at_ms,
         expires_at_ms: view.expires_at_ms,
         log_index,
+        displayed: counts.reported[AppReceipt::Displayed as usize],
+        opened: counts.reported[AppReceipt::Opened as usize],
         release: view.release.as_ref().map(release::status),
         ..Default::default()
     };
@@ -247,8 +254,16 @@ fn response(push: PushId, view: PushView, counts: &Counts, log_index: u64) -> ad
     answer
 }
 
-fn states(asked: TargetState) -> Result<Vec<State>, Status> {
-    Ok(match asked {
+/// What terminals are listed by.
+enum Listed {
+    States(Vec<State>),
+    Reported(AppReceipt),
+}
+
+fn listed(asked: TargetState) -> Result<Listed, Status> {
+    Ok(Listed::States(match asked {
+        TargetState::Displayed => return Ok(Listed::Reported(AppReceipt::Displayed)),
+        TargetState::Opened => return Ok(Listed::Reported(AppReceipt::Opened)),
         TargetState::Unspecified => return Err(validate::invalid("state is missing: name one")),
         TargetState::Pending => vec![State::Pending],
         TargetState::Delivered => vec![State::Delivered],
@@ -257,7 +272,7 @@ fn states(asked: TargetState) -> Result<Vec<State>, Status> {
         TargetState::Cancelled => vec![State::Cancelled],
         TargetState::Collapsed => vec![State::Collapsed],
         TargetState::Dropped => DropReason::ALL.into_iter().map(State::Dropped).collect(),
-    })
+    }))
 }
 
 /// Some of a set, at most `count`, at equal distances.

@@ -16,6 +16,7 @@ use super::{
     backend::{Leadership, Member},
     channels::Channels,
     forward::{Forward, REQUEST_LEN_MAX, Remote, Target},
+    json::Json,
     listener,
 };
 use crate::{telemetry::Health, transport::tls::TlsSlot};
@@ -27,6 +28,9 @@ const STREAMS_MAX: u32 = 1_024;
 /// Clients behind a NAT that is gone are noticed.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// While it is not known who leads and where, this is looked up again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The services over the control group. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -70,6 +74,9 @@ pub enum ServeError {
     /// Reflection.
     #[error("serve the API's reflection: {0}")]
     Reflection(String),
+    /// The routes of HTTP/JSON.
+    #[error("serve the API over HTTP/JSON: {0}")]
+    Json(String),
 }
 
 /// A server about to serve.
@@ -77,6 +84,7 @@ pub(super) struct Bound {
     listener: TcpListener,
     tls: Option<Arc<TlsSlot>>,
     forward: Forward,
+    gate: Gate,
     health: Health,
 }
 
@@ -91,8 +99,8 @@ impl Bound {
         health: Health,
     ) -> Self {
         let (client, tls) = tls.unzip();
-        let forward = Forward::new(target, Channels::new(client.as_ref()), gate);
-        Self { listener, tls, forward, health }
+        let forward = Forward::new(target, Channels::new(client.as_ref()), gate.clone());
+        Self { listener, tls, forward, gate, health }
     }
 
     /// Serves until `stop` resolves, then finishes the calls in flight. `services` is absent on a node without the
@@ -111,10 +119,14 @@ impl Bound {
         if let Some(services) = services {
             routes = services.add_to(routes);
         }
+        let json = Json::new(self.gate).map_err(ServeError::Json)?;
+        // HTTP/1.1 is for JSON; the time a request's head may take is hyper's default, 30 seconds.
         let router = transport::Server::builder()
+            .accept_http1(true)
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .layer(json)
             .layer(self.forward)
             .add_routes(routes);
         let serve = async {
@@ -173,7 +185,13 @@ pub async fn follow<C: Control>(control: C, target: watch::Sender<Target>) {
             *target = next;
             changed
         });
-        if leadership.changed().await.is_err() {
+        // A follower may learn who leads before it applies who the members are, and nothing tells it of those.
+        let is_known = now.is_leader || matches!(*target.borrow(), Target::Leader(_));
+        let changed = tokio::select! {
+            changed = leadership.changed() => changed,
+            () = tokio::time::sleep(LOOK_AGAIN), if !is_known => Ok(()),
+        };
+        if changed.is_err() {
             return;
         }
     }

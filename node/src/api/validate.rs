@@ -6,7 +6,9 @@ use bytes::Bytes;
 use cluster_proto::{
     AppId, Audience, Message, MessageProperties, Qos, TerminalId, admin,
     audience::{check_alias, check_tag_key, check_tag_value},
-    limits::{PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX, TAGS_MAX, TERMINALS_PER_CALL_MAX},
+    limits::{
+        IDEMPOTENCY_KEY_LEN_MAX, PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX, TAGS_MAX, TERMINALS_PER_CALL_MAX,
+    },
 };
 use fabric_core::subscriptions::{
     Filter,
@@ -19,7 +21,6 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{audience, release};
 
-const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 /// Terminals named by a dry run.
 const TRIAL_SAMPLE_MAX: usize = 1_000;
 const APP_NAME_LEN_MAX: usize = 64;
@@ -64,6 +65,7 @@ pub(super) fn push(
     now_ms: u64,
 ) -> Result<AcceptPush, Status> {
     let ttl_ms = ttl(request.ttl_ms, limits)?;
+    text_as_payload(&mut request)?;
     let idempotency = idempotency(&mut request)?;
     let audience = audience::read(request.audience)?;
     validate_topic(&request.topic).map_err(|error| invalid(format!("topic: {error}")))?;
@@ -93,6 +95,17 @@ pub(super) fn push(
         idempotency,
         exchange: None,
     })
+}
+
+/// Before the digest is made: both spellings of a payload are one request.
+fn text_as_payload(request: &mut admin::PushRequest) -> Result<(), Status> {
+    let text = std::mem::take(&mut request.text);
+    match (text.is_empty(), request.payload.is_empty()) {
+        (true, _) => {}
+        (false, true) => request.payload = text.into_bytes(),
+        (false, false) => return Err(invalid("payload and text are both set: text is the payload as text")),
+    }
+    Ok(())
 }
 
 fn ttl(asked_ms: u64, limits: PushLimits) -> Result<u64, Status> {

@@ -391,7 +391,7 @@ pub(super) struct StatusArgs {
     /// Show every change until every terminal is settled
     #[arg(long, conflicts_with = "terminals")]
     pub watch: bool,
-    /// List the terminals in this state
+    /// List the terminals in this state, or whose applications reported this
     #[arg(long, value_name = "STATE")]
     pub terminals: Option<TargetState>,
     #[command(flatten)]
@@ -474,6 +474,10 @@ pub(super) enum TargetState {
     Cancelled,
     Collapsed,
     Dropped,
+    /// Its application reported that it was displayed
+    Displayed,
+    /// Its application reported that it was opened
+    Opened,
 }
 
 /// How much an app may have; 0: no bound.

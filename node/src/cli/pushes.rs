@@ -33,6 +33,7 @@ pub(super) async fn push(args: PushArgs, client: &mut Client, out: &mut Out) -> 
         ttl_ms: args.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         release: release::asked(args.release),
         idempotency_key: args.idempotency_key.unwrap_or_else(random_key),
+        text: String::new(),
     };
     let key = request.idempotency_key.clone();
     let answer = client.call(Repeat::Same, request, |channel, request| async move {
@@ -141,6 +142,8 @@ pub(super) async fn explain(args: ExplainArgs, client: &mut Client, out: &mut Ou
         edge: Some(answer.edge).filter(|edge| *edge != 0),
         offline_since_ms: Some(answer.offline_since_ms).filter(|since| *since != 0),
         owed_before: answer.owed_before,
+        displayed: answer.displayed,
+        opened: answer.opened,
         expires_at_ms: answer.expires_at_ms,
         terminal: answer.terminal,
     };
@@ -159,6 +162,8 @@ struct Explained {
     edge: Option<u64>,
     offline_since_ms: Option<u64>,
     owed_before: u64,
+    displayed: bool,
+    opened: bool,
     expires_at_ms: u64,
 }
 
@@ -254,6 +259,8 @@ fn to_proto(state: TargetState) -> admin::TargetState {
         TargetState::Cancelled => admin::TargetState::Cancelled,
         TargetState::Collapsed => admin::TargetState::Collapsed,
         TargetState::Dropped => admin::TargetState::Dropped,
+        TargetState::Displayed => admin::TargetState::Displayed,
+        TargetState::Opened => admin::TargetState::Opened,
     }
 }
 
@@ -277,6 +284,9 @@ struct Counted {
     collapsed: u64,
     dropped: u64,
     dropped_by_reason: std::collections::BTreeMap<String, u64>,
+    /// What applications reported, beside the states.
+    displayed: u64,
+    opened: u64,
     accepted_at_ms: u64,
     expires_at_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -297,6 +307,8 @@ impl From<admin::StatusResponse> for Counted {
             collapsed: answer.collapsed,
             dropped: answer.dropped,
             dropped_by_reason: answer.dropped_by_reason.into_iter().collect(),
+            displayed: answer.displayed,
+            opened: answer.opened,
             accepted_at_ms: answer.accepted_at_ms,
             expires_at_ms: answer.expires_at_ms,
             release: answer.release.map(Released::from),
@@ -336,6 +348,10 @@ impl Counted {
         let mut rows = vec![vec!["audience".to_owned(), self.audience.to_string()]];
         rows.extend(self.states().into_iter().map(|(name, n)| vec![format!("  {name}"), n.to_string()]));
         rows.extend(self.dropped_by_reason.iter().map(|(why, n)| vec![format!("    {why}"), n.to_string()]));
+        let reported = [("displayed", self.displayed), ("opened", self.opened)];
+        rows.extend(
+            reported.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| vec![name.into(), n.to_string()]),
+        );
         let release = self.release.as_ref().map_or_else(String::new, |release| release.text() + "\n");
         head + &release + &table(&["STATE", "TERMINALS"], &rows)
     }

@@ -287,6 +287,7 @@ fn size(command: &Command) -> usize {
         }
         CommandBody::RecordSeen { terminals, .. } => terminals.0.serialized_size(),
         CommandBody::ExpirePushes { pushes } => pushes.iter().map(|(_, set)| set.0.serialized_size()).sum(),
+        CommandBody::RecordAppReceipts(receipts) => receipts.size(),
         _ => 256,
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use cluster_proto::{
-    AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
+    AppId, AppReceipt, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
     link::{NodeAddresses, UnbindReason},
 };
 use raft_store::{
@@ -182,7 +182,7 @@ impl Control for ControlHandle {
 
     fn counts(&self, push: PushId) -> Option<Counts> {
         let counts = self.group().tables().counts(push)?;
-        Some(Counts { audience: counts.audience, by_state: counts.by_state })
+        Some(Counts { audience: counts.audience, by_state: counts.by_state, reported: counts.reported })
     }
 
     fn state_of(&self, push: PushId, no: TerminalNo) -> Option<State> {
@@ -206,6 +206,14 @@ impl Control for ControlHandle {
     fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize {
         let upto = PushId(push.0.saturating_sub(1));
         self.group().tables().owed(no, PushId(0), upto, 0, limit).len()
+    }
+
+    fn reported(&self, push: PushId, what: AppReceipt) -> Option<TerminalSet> {
+        self.group().tables().reported(push, what)
+    }
+
+    fn reported_by(&self, push: PushId, no: TerminalNo) -> Vec<AppReceipt> {
+        self.group().tables().reported_by(push, no)
     }
 
     fn targets(&self, push: PushId, state: State) -> Option<TerminalSet> {

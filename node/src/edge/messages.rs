@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use cluster_proto::{
     AppId, Epoch, Message, Outcome, PushId, Qos, TerminalId, TerminalNo, TerminalSet, Will,
     link::{
-        Bound, ExchangeStep, FilterUse, Inbound, PublishOutcome, RefuseReason, RetainedAsk, SharedInFlight,
-        Subscription, Unacknowledged, WillFate,
+        AppReceipts, Bound, ExchangeStep, FilterUse, Inbound, PublishOutcome, RefuseReason, RetainedAsk,
+        SharedInFlight, Subscription, Unacknowledged, WillFate,
     },
 };
 use fabric_core::mqtt::{Changed, CloseCause, Kept, Queued, RequestNo};
@@ -42,7 +42,7 @@ pub(crate) enum ToShard {
     Bound(ConnId, Result<Box<BoundPart>, RefuseReason>),
     /// The answer to [`ToHub::Subscribe`] or [`ToHub::Unsubscribe`].
     Changed(ConnId, RequestNo, Result<Changed, RefuseReason>),
-    /// The answer to [`ToHub::Publish`] and [`ToHub::Release`].
+    /// The answer to [`ToHub::Publish`], [`ToHub::AppReceipts`] and [`ToHub::Release`].
     Published(ConnId, RequestNo, Result<PublishOutcome, RefuseReason>),
     /// The answer to [`ToHub::Step`]: it is committed.
     Recorded(ConnId, RequestNo),
@@ -189,6 +189,8 @@ pub(crate) enum ToHub {
         ttl_ms: Option<u64>,
         exchange: Option<Inbound>,
     },
+    /// What the application on a terminal reports; answered if there is a request.
+    AppReceipts { conn: ConnId, request: Option<RequestNo>, terminal: TerminalId, receipts: Box<AppReceipts> },
     /// PUBREL of an exchange that was named in a Publish.
     Release { conn: ConnId, request: RequestNo, terminal: TerminalId, exchange: Inbound },
     /// A QoS 0 PUBLISH, for other edges, and when it expires.

@@ -23,6 +23,9 @@ pub(crate) const RECEIPTS: &str = "carillon_edge_receipts_total";
 pub(crate) const TRANSIENT_DROPPED: &str = "carillon_edge_transient_dropped_total";
 /// Retained QoS 0 messages that could not be kept: too many wait, or the leader refuses (a quota).
 pub(crate) const RETAIN_REFUSED: &str = "carillon_edge_retain_refused_total";
+/// Reports of applications, by `result`: `counted`, or `ignored` (not of this form, of no push the terminal is in the
+/// audience of, or too many wait).
+pub(crate) const APP_RECEIPTS: &str = "carillon_edge_app_receipts_total";
 /// Times a limit was enforced, by `limit`.
 pub(crate) const LIMITED: &str = "carillon_edge_limited_total";
 /// Bytes read from terminals.
@@ -52,6 +55,7 @@ pub(crate) fn describe() {
     describe_counter!(RECEIPTS, "outcomes put in the outbox");
     describe_counter!(TRANSIENT_DROPPED, "QoS 0 messages dropped, by reason");
     describe_counter!(RETAIN_REFUSED, "retained QoS 0 messages that could not be kept");
+    describe_counter!(APP_RECEIPTS, "reports of applications (displayed, opened), by result");
     describe_counter!(LIMITED, "times a limit was enforced, by limit");
     describe_counter!(BYTES_IN, "bytes read from terminals");
     describe_counter!(BYTES_OUT, "bytes written to terminals");
@@ -74,6 +78,7 @@ pub(crate) struct ShardCounters {
     pub(crate) dropped_shard_full: metrics::Counter,
     pub(crate) dropped_hub_full: metrics::Counter,
     pub(crate) retain_refused: metrics::Counter,
+    pub(crate) app_receipts_ignored: metrics::Counter,
     pub(crate) bytes_in: metrics::Counter,
     pub(crate) bytes_out: metrics::Counter,
 }
@@ -91,6 +96,7 @@ impl ShardCounters {
             dropped_shard_full: counter!(TRANSIENT_DROPPED, "reason" => "shard-full"),
             dropped_hub_full: counter!(TRANSIENT_DROPPED, "reason" => "hub-full"),
             retain_refused: counter!(RETAIN_REFUSED),
+            app_receipts_ignored: counter!(APP_RECEIPTS, "result" => "ignored"),
             bytes_in: counter!(BYTES_IN),
             bytes_out: counter!(BYTES_OUT),
         }

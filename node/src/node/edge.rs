@@ -23,6 +23,7 @@ pub(super) async fn start(
     config: &Config,
     tls: Option<Arc<TlsSlot>>,
     endpoint: &Endpoint,
+    keyring: Keyring,
     health: &Health,
     background: &mut Vec<JoinHandle<()>>,
 ) -> anyhow::Result<EdgeHandle> {
@@ -41,7 +42,7 @@ pub(super) async fn start(
         limits: limits(config),
     };
     // The edge's keys come over the link, with or without a control role beside it.
-    let edge = edge::start(options, endpoint.clone(), Arc::new(Keyring::default())).await?;
+    let edge = edge::start(options, endpoint.clone(), Arc::new(keyring)).await?;
     background.push(tokio::spawn(watch_edge(edge.ready(), health.clone())));
     Ok(edge)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cluster_proto::State;
+use cluster_proto::{AppReceipt, State};
 use roaring::RoaringBitmap;
 use rocksdb::DBRawIterator;
 
@@ -21,6 +21,17 @@ pub(crate) struct BlockSets {
     pub(crate) pending: RoaringBitmap,
     /// By state code.
     pub(crate) settled: BTreeMap<u8, RoaringBitmap>,
+    /// What applications reported, in the order of [`AppReceipt::ALL`]. Beside the states: in any of them, or in both.
+    reported: [RoaringBitmap; 2],
+}
+
+/// What a report changed.
+#[derive(Debug, Default)]
+pub(crate) struct Reported {
+    /// How many of those who report are in the audience.
+    pub(crate) known: u64,
+    /// Those of them who had not reported it before: what the stored set must gain.
+    pub(crate) gained: RoaringBitmap,
 }
 
 /// What settling changed.
@@ -36,7 +47,7 @@ pub(crate) struct Settled {
 
 impl BlockSets {
     pub(crate) fn new(audience: RoaringBitmap, qos0: RoaringBitmap) -> Self {
-        Self { pending: audience.clone(), audience, qos0, settled: BTreeMap::new() }
+        Self { pending: audience.clone(), audience, qos0, ..Self::default() }
     }
 
     /// Reads the committed sets of a block from its rows, [`keys::set_block`].
@@ -47,6 +58,7 @@ impl BlockSets {
             match keys::block_and_kind_of(key) {
                 Some((_, KIND_AUDIENCE)) => sets.audience = set,
                 Some((_, KIND_QOS0)) => sets.qos0 = set,
+                Some((_, kind)) if let Some(what) = app_receipt(kind) => sets.reported[what as usize] = set,
                 Some((_, state)) => drop(sets.settled.insert(state, set)),
                 None => return Err(StoreError::damaged("set", key)),
             }
@@ -78,6 +90,18 @@ impl BlockSets {
         Settled { gained, from_pending, from_sent }
     }
 
+    /// Adds those of `terminals` that are in the audience to who reported `what`.
+    pub(crate) fn report(&mut self, terminals: &RoaringBitmap, what: AppReceipt) -> Reported {
+        let known = &self.audience & terminals;
+        let gained = &known - &self.reported[what as usize];
+        self.reported[what as usize] |= &gained;
+        Reported { known: known.len(), gained }
+    }
+
+    pub(crate) fn reported(&self, what: AppReceipt) -> &RoaringBitmap {
+        &self.reported[what as usize]
+    }
+
     pub(crate) fn in_state(&self, state: State) -> RoaringBitmap {
         match state {
             State::Pending => self.pending.clone(),
@@ -88,7 +112,7 @@ impl BlockSets {
     /// Memory this takes, roughly: what the cache is bounded by.
     pub(super) fn size(&self) -> usize {
         let fixed = [&self.audience, &self.qos0, &self.pending];
-        let sets = fixed.into_iter().chain(self.settled.values());
+        let sets = fixed.into_iter().chain(self.settled.values()).chain(&self.reported);
         128 + sets.map(|set| 64 + set.serialized_size()).sum::<usize>()
     }
 
@@ -105,6 +129,10 @@ impl BlockSets {
         let total = self.pending.len() + self.settled.values().map(RoaringBitmap::len).sum::<u64>();
         total == self.audience.len()
     }
+}
+
+fn app_receipt(kind: u8) -> Option<AppReceipt> {
+    AppReceipt::ALL.into_iter().find(|what| what.code() == kind)
 }
 
 /// Splits a set by block, ascending.

@@ -1,10 +1,10 @@
 //! Audiences of many terminals: bitmaps by block, and a row for each block where something is pending.
 
-use cluster_proto::{PushId, State};
+use cluster_proto::{AppReceipt, PushId, State};
 use roaring::RoaringBitmap;
 
 use super::{
-    blocks::BlockSets,
+    blocks::{BlockSets, Reported},
     db::Read,
     error::StoreError,
     keys,
@@ -39,10 +39,24 @@ pub(crate) fn settle(
     state: State,
 ) -> Result<(RoaringBitmap, bool), StoreError> {
     let (settled, is_settled) = txn.settle_block(push, block, terminals, state)?;
-    add(counts, state, settled.from_pending + settled.from_sent);
+    add(counts, state.code(), settled.from_pending + settled.from_sent);
     subtract(counts, State::Pending, settled.from_pending);
     subtract(counts, State::Sent, settled.from_sent);
     Ok((settled.gained, settled.from_pending > 0 && is_settled))
+}
+
+/// Records what applications on terminals of one block report.
+pub(crate) fn report(
+    txn: &mut Txn<'_>,
+    push: PushId,
+    counts: &mut Vec<(u8, u64)>,
+    block: u16,
+    terminals: &RoaringBitmap,
+    what: AppReceipt,
+) -> Result<Reported, StoreError> {
+    let reported = txn.report_block(push, block, terminals, what)?;
+    add(counts, what.code(), reported.gained.len());
+    Ok(reported)
 }
 
 /// The union over all blocks.
@@ -70,10 +84,10 @@ pub(crate) fn blocks(tables: &impl Read, push: PushId) -> Result<Vec<u16>, Store
     Ok(blocks)
 }
 
-fn add(counts: &mut Vec<(u8, u64)>, state: State, by: u64) {
-    match counts.iter_mut().find(|(code, _)| *code == state.code()) {
+fn add(counts: &mut Vec<(u8, u64)>, code: u8, by: u64) {
+    match counts.iter_mut().find(|(of, _)| *of == code) {
         Some((_, count)) => *count += by,
-        None if by > 0 => counts.push((state.code(), by)),
+        None if by > 0 => counts.push((code, by)),
         None => {}
     }
 }

@@ -1,10 +1,10 @@
 //! One push while apply works on it: its row, and its audience in one of two representations behind one interface.
 
-use cluster_proto::{PushId, PushKind, State, TerminalNo};
+use cluster_proto::{AppReceipt, PushId, PushKind, State, TerminalNo};
 use roaring::RoaringBitmap;
 
 use super::{
-    blocks::by_block,
+    blocks::{Reported, by_block},
     broad,
     db::{Read, read},
     error::StoreError,
@@ -112,6 +112,28 @@ impl PushSets {
         Ok(())
     }
 
+    /// Adds those of `terminals` that are in the audience to who reported `what`; says who had not yet.
+    pub(crate) fn report(
+        &mut self,
+        txn: &mut Txn<'_>,
+        terminals: &RoaringBitmap,
+        what: AppReceipt,
+    ) -> Result<Reported, StoreError> {
+        let mut all = Reported::default();
+        match &mut self.row.audience {
+            AudienceRow::Small(targets) => all = small::report(targets, terminals, what),
+            AudienceRow::Broad(counts) => {
+                for (block, terminals) in by_block(terminals) {
+                    let reported = broad::report(txn, self.id, counts, block, &terminals, what)?;
+                    all.known += reported.known;
+                    all.gained |= reported.gained;
+                }
+            }
+        }
+        txn.note(self.row.app, self.id, what.code(), all.gained.clone());
+        Ok(all)
+    }
+
     /// Takes the push back: whoever is pending and not in flight settles, as sent if an earlier connection handed it out;
     /// the others stay pending until a receipt tells. A push withdrawn before keeps its first reason.
     pub(crate) fn withdraw(
@@ -203,6 +225,43 @@ impl PushSets {
         }
     }
 
+    /// Who reported `what`.
+    pub(crate) fn reported(&self, tables: &impl Read, what: AppReceipt) -> Result<RoaringBitmap, StoreError> {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => Ok(small::reported(targets, what)),
+            AudienceRow::Broad(_) => broad::union(tables, self.id, |block| block.reported(what).clone()),
+        }
+    }
+
+    /// What the application on a terminal reported.
+    pub(crate) fn reported_by(
+        &self,
+        tables: &impl Read,
+        no: TerminalNo,
+    ) -> Result<Vec<AppReceipt>, StoreError> {
+        let mut reported = AppReceipt::ALL.to_vec();
+        match &self.row.audience {
+            AudienceRow::Small(targets) => {
+                reported.retain(|what| small::reported(targets, *what).contains(no.0));
+            }
+            AudienceRow::Broad(_) => {
+                let block = tables.block(self.id, no.block())?;
+                reported.retain(|what| block.reported(*what).contains(no.0));
+            }
+        }
+        Ok(reported)
+    }
+
+    /// How many reported `what`.
+    pub(crate) fn count_reported(&self, what: AppReceipt) -> u64 {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => small::reported(targets, what).len(),
+            AudienceRow::Broad(counts) => {
+                counts.iter().find(|(code, _)| *code == what.code()).map_or(0, |(_, count)| *count)
+            }
+        }
+    }
+
     pub(crate) fn audience(&self, tables: &impl Read) -> Result<RoaringBitmap, StoreError> {
         match &self.row.audience {
             AudienceRow::Small(targets) => Ok(targets.iter().map(|target| target.no).collect()),
@@ -253,7 +312,11 @@ impl PushSets {
     pub(crate) fn counts(&self) -> Counts {
         let counted = State::ALL.into_iter().map(|state| (state, self.count(state)));
         let by_state = counted.filter(|(state, count)| *count > 0 || *state == State::Pending).collect();
-        Counts { audience: self.row.audience_len, by_state }
+        Counts {
+            audience: self.row.audience_len,
+            by_state,
+            reported: AppReceipt::ALL.map(|what| self.count_reported(what)),
+        }
     }
 
     /// What the owed indexes say of it.

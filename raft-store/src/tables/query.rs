@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use cluster_proto::{
-    AppId, Audience, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
+    AppId, AppReceipt, Audience, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo,
+    TerminalSet,
     credential::PublicKey,
     link::{Lane, Origin, Outbound, RetainedMessage, Subscription},
 };
@@ -270,6 +271,16 @@ impl Tables {
     /// Who is in a state.
     pub fn targets(&self, push: PushId, state: State) -> Option<TerminalSet> {
         self.ask_push(push, |view, push| Ok(TerminalSet(push.in_state(view, state)?)))
+    }
+
+    /// Who reported this.
+    pub fn reported(&self, push: PushId, what: AppReceipt) -> Option<TerminalSet> {
+        self.ask_push(push, |view, push| Ok(TerminalSet(push.reported(view, what)?)))
+    }
+
+    /// What the application on one terminal reported.
+    pub fn reported_by(&self, push: PushId, no: TerminalNo) -> Vec<AppReceipt> {
+        self.ask_push(push, |view, push| push.reported_by(view, no)).unwrap_or_default()
     }
 
     /// The state of one terminal (or group); absent: not in the audience, or no such push.

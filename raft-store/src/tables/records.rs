@@ -130,6 +130,8 @@ pub struct Counts {
     pub audience: u64,
     /// States that have any, in stored order; pending always.
     pub by_state: Vec<(State, u64)>,
+    /// How many reported what, in the order of [`cluster_proto::AppReceipt::ALL`]: beside the states.
+    pub reported: [u64; 2],
 }
 
 impl Counts {

@@ -1,9 +1,10 @@
 //! Audiences of a few terminals: a state byte for each in the push's row, and an owed row for each pending one.
 
-use cluster_proto::{PushId, State, TerminalNo};
+use cluster_proto::{AppReceipt, PushId, State, TerminalNo};
 use roaring::RoaringBitmap;
 
 use super::{
+    blocks::Reported,
     owed,
     release::Waves,
     txn::Txn,
@@ -26,7 +27,7 @@ pub(crate) fn accept(
         if state == State::Pending {
             owed::insert(txn, terminal, push, OwedValue { qos0, ..value });
         }
-        targets.push(SmallTarget { no, qos0, state: state.code() });
+        targets.push(SmallTarget { no, qos0, state: state.code(), reported: 0 });
     }
     Ok(targets)
 }
@@ -54,6 +55,31 @@ pub(crate) fn settle(
         }
     }
     gained
+}
+
+/// Adds those of `terminals` that are in the audience to who reported `what`.
+pub(crate) fn report(targets: &mut [SmallTarget], terminals: &RoaringBitmap, what: AppReceipt) -> Reported {
+    let mut reported = Reported::default();
+    for target in targets.iter_mut().filter(|target| terminals.contains(target.no)) {
+        reported.known += 1;
+        if !has_reported(target, what) {
+            target.reported |= bit(what);
+            reported.gained.insert(target.no);
+        }
+    }
+    reported
+}
+
+pub(crate) fn reported(targets: &[SmallTarget], what: AppReceipt) -> RoaringBitmap {
+    targets.iter().filter(|target| has_reported(target, what)).map(|target| target.no).collect()
+}
+
+fn has_reported(target: &SmallTarget, what: AppReceipt) -> bool {
+    target.reported & bit(what) != 0
+}
+
+fn bit(what: AppReceipt) -> u8 {
+    1 << what as u8
 }
 
 pub(crate) fn in_state(targets: &[SmallTarget], state: State) -> RoaringBitmap {

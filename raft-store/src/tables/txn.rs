@@ -12,14 +12,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use cluster_proto::{AppId, PushId, State};
+use cluster_proto::{AppId, AppReceipt, PushId, State};
 use roaring::RoaringBitmap;
 use rocksdb::WriteBatch;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     TablesOptions,
-    blocks::{BlockSets, Settled},
+    blocks::{BlockSets, Reported, Settled},
     cache::BlockCache,
     db::{Db, Read, Visit, read},
     error::StoreError,
@@ -176,16 +176,38 @@ impl<'a> Txn<'a> {
         let settled = sets.settle(terminals, state);
         let is_settled = sets.pending.is_empty();
         if !settled.gained.is_empty() {
-            match self
-                .entry
-                .entry(keys::set(push, block, state.code()))
-                .or_insert(Change::Union(RoaringBitmap::new()))
-            {
-                Change::Union(operand) => *operand |= &settled.gained,
-                change => *change = Change::Union(settled.gained.clone()),
-            }
+            self.add_to_set(keys::set(push, block, state.code()), &settled.gained);
         }
         Ok((settled, is_settled))
+    }
+
+    /// Records what applications on terminals of one block report.
+    pub(crate) fn report_block(
+        &mut self,
+        push: PushId,
+        block: u16,
+        terminals: &RoaringBitmap,
+        what: AppReceipt,
+    ) -> Result<Reported, StoreError> {
+        let known = self.block(push, block)?;
+        let is_new = !(terminals & &known.audience).is_subset(known.reported(what));
+        drop(known);
+        let Some(sets) = self.blocks.get_mut().get_mut(&(push, block)) else {
+            return Ok(Reported::default());
+        };
+        if !is_new {
+            return Ok(Reported { known: sets.audience.intersection_len(terminals), ..Reported::default() });
+        }
+        let reported = Arc::make_mut(sets).report(terminals, what);
+        self.add_to_set(keys::set(push, block, what.code()), &reported.gained);
+        Ok(reported)
+    }
+
+    fn add_to_set(&mut self, key: Key, gained: &RoaringBitmap) {
+        match self.entry.entry(key).or_insert(Change::Union(RoaringBitmap::new())) {
+            Change::Union(operand) => *operand |= gained,
+            change => *change = Change::Union(gained.clone()),
+        }
     }
 
     /// Whoever moves terminals to a state says so here: the receipt stream of the app tells it.

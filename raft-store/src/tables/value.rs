@@ -399,7 +399,8 @@ impl Slice {
 pub(crate) enum AudienceRow {
     /// Here, ascending by number.
     Small(Vec<SmallTarget>),
-    /// In bitmaps; here how many are in each state, by state code, pending included.
+    /// In bitmaps; here how many are in each state, by state code, pending included, and how many reported what, by
+    /// [`cluster_proto::AppReceipt::code`].
     Broad(Vec<(u8, u64)>),
 }
 
@@ -410,6 +411,8 @@ pub(crate) struct SmallTarget {
     pub(crate) qos0: bool,
     /// [`State::code`].
     pub(crate) state: u8,
+    /// A bit for each [`cluster_proto::AppReceipt`], in the order of `ALL`.
+    pub(crate) reported: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -511,7 +514,7 @@ pub(crate) fn set_body(set: &mut RoaringBitmap) -> Vec<u8> {
 
 /// How the states of a broad push are keyed besides [`State::code`]: all of the audience.
 pub(crate) const KIND_AUDIENCE: u8 = 0;
-/// Those granted QoS 0 only.
+/// Those granted QoS 0 only. What applications report is keyed by [`cluster_proto::AppReceipt::code`].
 pub(crate) const KIND_QOS0: u8 = 0xff;
 /// Settled at accept.
 pub(crate) const OVER_QUOTA: State = State::Dropped(DropReason::OverQuota);
@@ -537,7 +540,7 @@ mod tests {
             idempotency: Some("k".into()),
             options: PushOptions::default(),
             release: None,
-            audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17 }]),
+            audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17, reported: 2 }]),
         };
         let broad = PushRow { audience: AudienceRow::Broad(vec![(0, 200)]), ..push.clone() };
         let stages = vec![Stage { upto: 500, wait_ms: 2, delivered_min: 3 }];
@@ -575,7 +578,7 @@ mod tests {
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "01010101ac0201ac020101010001016b00000001070111");
+        golden(&push, "01010101ac0201ac020101010001016b0000000107011102");
         golden(&broad, "01010101ac0201ac020101010001016b0000010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");

@@ -228,6 +228,7 @@ impl Model {
             }
             CommandBody::Revoke { .. } | CommandBody::InstallKey(_) | CommandBody::Nothing => Applied::Done,
             CommandBody::DeleteApp { .. } | CommandBody::RemoveApp { .. } => unreachable!("is not drawn"),
+            CommandBody::RecordAppReceipts(_) => panic!("never drawn: tests/app_receipts.rs has their model"),
         }
     }
 

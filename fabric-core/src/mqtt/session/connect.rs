@@ -11,6 +11,7 @@ use crate::mqtt::{
     aliases,
     packet::{Connect, Malformed, Packet, ProtocolVersion, Will},
     reason::{self, AuthRefusal, CloseCause, Reason},
+    size::PUSH_PROPERTY_ASKED,
 };
 
 /// What CONNECT asked for, until it is answered.
@@ -29,6 +30,7 @@ pub(super) struct Opening {
     receive_maximum: u16,
     pub(super) packet_len_max: u32,
     alias_maximum: u16,
+    asks_for_push: bool,
     pub(super) response_information: bool,
 }
 
@@ -75,6 +77,10 @@ impl<M: MessageHandle> Session<M> {
             receive_maximum: properties.receive_maximum.unwrap_or(u16::MAX),
             packet_len_max: properties.packet_len_max.unwrap_or(u32::MAX),
             alias_maximum: properties.topic_alias_maximum.unwrap_or(0).min(aliases::GIVEN_MAX),
+            asks_for_push: properties
+                .user_properties
+                .iter()
+                .any(|(name, value)| name == PUSH_PROPERTY_ASKED && value == "1"),
             response_information: properties.request_response_information.unwrap_or(false),
             will: connect.will,
         };
@@ -138,6 +144,7 @@ impl<M: MessageHandle> Session<M> {
         let window = opening.receive_maximum.min(self.cx.config.inflight_max);
         let mut live = Live::new(at, keep_alive_s, window, opening.packet_len_max, &bound);
         live.alias_maximum = opening.alias_maximum;
+        live.asks_for_push = opening.asks_for_push;
         live.resume(bound, outbound, out);
         live.give_up_forbidden(&self.cx, out);
         live.flush(&self.cx, at, out);

@@ -116,7 +116,7 @@ impl<M: MessageHandle> Session<M> {
             return Shown::Dropped;
         }
         let (message, qos, dup) = (message.clone(), Qos::AtMostOnce, false);
-        match live.deliver(cx, at, Outgoing { message, qos, dup, expires_at_ms, view }, 0, out) {
+        match live.deliver(cx, at, Outgoing { push: None, message, qos, dup, expires_at_ms, view }, 0, out) {
             Ok(_) => Shown::Delivered,
             Err(TooLarge) => Shown::Dropped,
         }

@@ -1,6 +1,6 @@
 //! Handing out what is queued, as far as window and room go.
 
-use cluster_proto::{DropReason, Outcome, Qos, link::Step};
+use cluster_proto::{DropReason, Outcome, PushId, Qos, link::Step};
 
 use super::{Context, Live, exchange::push_receipt};
 use crate::mqtt::{
@@ -9,11 +9,13 @@ use crate::mqtt::{
     deliveries::{Origin, Waiting},
     held::View,
     in_flight::Phase,
-    size::publish_len,
+    size::{OwnProperties, publish_len},
 };
 
 /// A PUBLISH without status, or with everything decided.
 pub(super) struct Outgoing<M> {
+    /// What it tells the terminal, if that asks; `None`: it is no push, or has no status.
+    pub(super) push: Option<PushId>,
     pub(super) message: M,
     pub(super) qos: Qos,
     pub(super) dup: bool,
@@ -128,7 +130,8 @@ impl<M: MessageHandle> Live<M> {
             _ => self.subscriptions.view_of_push(message.message(), self.no, shared),
         };
         let group = shared.map(|shared| shared.group);
-        let outgoing = Outgoing { message, qos, dup, expires_at_ms, view };
+        let tracked = Some(push).filter(|push| !push.is_retained());
+        let outgoing = Outgoing { push: tracked, message, qos, dup, expires_at_ms, view };
         let (deliveries, recorded) = (&mut self.deliveries, packet_id.is_some());
         let given = match (qos, packet_id) {
             (Qos::AtMostOnce, _) => 0,
@@ -166,12 +169,14 @@ impl<M: MessageHandle> Live<M> {
         packet_id: u16,
         out: &mut Vec<Action<M>>,
     ) -> Result<usize, TooLarge> {
-        let Outgoing { message, qos, dup, expires_at_ms, view } = outgoing;
+        let Outgoing { push, message, qos, dup, expires_at_ms, view } = outgoing;
+        let push = push.filter(|_| self.asks_for_push);
         let subscription_ids = if cx.version.is_v5() { view.identifiers } else { Box::default() };
         let alias = aliases::find(self.aliases.as_deref(), &message.message().topic, self.alias_maximum);
         let expires_at_ms = expires_at_ms.filter(|_| message.message().tells_expiry);
         let has_expiry = expires_at_ms.is_some();
-        let len = publish_len(message.message(), cx.version, qos, has_expiry, &subscription_ids, alias);
+        let own = OwnProperties { subscription_ids: &subscription_ids, alias, push };
+        let len = publish_len(message.message(), cx.version, qos, has_expiry, own);
         if len > self.packet_len_max as usize {
             return Err(TooLarge);
         }
@@ -187,6 +192,7 @@ impl<M: MessageHandle> Live<M> {
             subscription_ids,
             retain,
             alias,
+            push,
         }));
         Ok(len)
     }
@@ -209,7 +215,7 @@ impl<M: MessageHandle> Live<M> {
 /// The length of a PUBLISH without identifiers and alias: if that is too large, it need not be begun.
 fn len_min<M: MessageHandle>(cx: &Context, message: &M, waiting: &Waiting<M>) -> usize {
     let has_expiry = waiting.queued.expires_at_ms.is_some() && message.message().tells_expiry;
-    publish_len(message.message(), cx.version, waiting.qos, has_expiry, &[], None)
+    publish_len(message.message(), cx.version, waiting.qos, has_expiry, OwnProperties::default())
 }
 
 /// Message Expiry Interval: what remains, rounded up, so that it is not 0 while it lasts; nor for a QoS 2 exchange that

@@ -40,6 +40,8 @@ pub(super) struct Live<M> {
     pub(super) aliases: Option<Box<Aliases>>,
     /// How many topic aliases we may give.
     pub(super) alias_maximum: u16,
+    /// The terminal wants to be told push ids.
+    pub(super) asks_for_push: bool,
     /// AUTH came, and its credential is being checked.
     pub(super) reauthenticating: bool,
     pub(super) requests: Requests,
@@ -86,6 +88,7 @@ impl<M: MessageHandle> Live<M> {
             asks: None,
             aliases: None,
             alias_maximum: 0,
+            asks_for_push: false,
             reauthenticating: false,
             requests: Requests::default(),
         }

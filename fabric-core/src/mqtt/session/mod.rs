@@ -1,5 +1,6 @@
 //! The MQTT session machine of one connection of one terminal.
 
+mod app_receipt;
 mod auth;
 mod connack;
 mod connect;

@@ -1,12 +1,12 @@
 //! PUBLISH from the terminal, and PUBREL.
 
 use cluster_proto::{
-    Message, MessageProperties, PushKind, Qos,
+    AppReceipt, Message, MessageProperties, PushKind, Qos,
     limits::{PAYLOAD_LEN_MAX, PROPERTIES_LEN_MAX},
-    link::{PublishOutcome, RefuseReason},
+    link::{AppReceipts, PublishOutcome, RefuseReason},
 };
 
-use super::{Context, Live};
+use super::{Context, Live, app_receipt};
 use crate::{
     mqtt::{
         action::{Action, Incoming, MessageHandle, Moment, Relay, RequestNo},
@@ -30,7 +30,10 @@ impl<M: MessageHandle> Live<M> {
             // Neither version can refuse a QoS 0 PUBLISH: accepting it in silence would be a lie ([MQTT-3.3.5-2]
             // allows to close).
             refusal(cx, &publish).map_or(Ok(()), |reason| Err(CloseCause::Peer(reason)))?;
-            self.relay(cx, at, publish, out);
+            match app_receipt::of_topic(&publish.topic) {
+                Some(what) => drop(self.report(cx, what, &publish, None, out)),
+                None => self.relay(cx, at, publish, out),
+            }
             return Ok(());
         }
         match self.inbound.seen(publish.packet_id, publish.qos) {
@@ -67,6 +70,11 @@ impl<M: MessageHandle> Live<M> {
         }
         let (packet_id, qos, request) = (publish.packet_id, publish.qos, self.requests.next());
         match refusal(cx, &publish) {
+            None if let Some(what) = app_receipt::of_topic(&publish.topic) => {
+                let ignored = self.report(cx, what, &publish, Some(request), out);
+                self.inbound.push(packet_id, qos, request, ignored);
+                if ignored.is_some() { self.acknowledge(cx, out) } else { Ok(()) }
+            }
             None => {
                 self.inbound.push(packet_id, qos, request, None);
                 let ttl_ms = publish.expiry_s.map(|seconds| u64::from(seconds) * 1_000);
@@ -88,6 +96,33 @@ impl<M: MessageHandle> Live<M> {
         let expires_at_ms = publish.expiry_s.map(|seconds| at.ms.saturating_add(u64::from(seconds) * 1_000));
         let message = self.message(cx, publish);
         out.push(Action::Relay(Box::new(Relay { message, expires_at_ms })));
+    }
+
+    /// What the application reports goes to the leader, which knows whether it means anything; `Some`: it means nothing
+    /// for certain, and what the terminal is told.
+    fn report(
+        &self,
+        cx: &Context,
+        what: AppReceipt,
+        publish: &Publish,
+        request: Option<RequestNo>,
+        out: &mut Vec<Action<M>>,
+    ) -> Option<Reason> {
+        let app = cx.grant.as_ref().map(|grant| grant.app).unwrap_or_default();
+        let ignored = match (app_receipt::names(&publish.payload), self.no) {
+            (Some(pushes), Some(no)) => {
+                let receipts = Box::new(AppReceipts { app, no, what, pushes });
+                out.push(Action::AppReceipts { request, receipts: Some(receipts) });
+                return None;
+            }
+            // Without a number it is in no audience.
+            (Some(_), None) => Reason::NO_MATCHING_SUBSCRIBERS,
+            // 3.1.1 cannot be told; closing would make it send the same again.
+            (None, _) if !cx.version.is_v5() => Reason::SUCCESS,
+            (None, _) => Reason::IMPLEMENTATION_SPECIFIC,
+        };
+        out.push(Action::AppReceipts { request: None, receipts: None });
+        Some(ignored)
     }
 
     fn message(&self, cx: &Context, publish: Publish) -> Message {
@@ -202,6 +237,9 @@ fn refusal(cx: &Context, publish: &Publish) -> Option<Reason> {
     if filter::is_share_topic(&publish.topic) {
         // No subscription could ever name it.
         Some(Reason::TOPIC_NAME_INVALID)
+    } else if filter::is_own_topic(&publish.topic) {
+        // Reporting needs no permission; there is nothing else to publish there.
+        app_receipt::of_topic(&publish.topic).is_none().then_some(Reason::NOT_AUTHORIZED)
     } else if filter::is_sys_topic(&publish.topic) || !permitted {
         Some(Reason::NOT_AUTHORIZED)
     } else if !properties_len_allowed(&publish.properties) {

@@ -136,7 +136,8 @@ impl<M: MessageHandle> Live<M> {
             Ok(Filter::Shared { filter, .. }) => (filter, true),
             Ok(Filter::Plain(filter)) => (filter, false),
         };
-        if !cx.grant.as_ref().is_some_and(|grant| grant.permissions.may_subscribe(plain)) {
+        let permitted = cx.grant.as_ref().is_some_and(|grant| grant.permissions.may_subscribe(plain));
+        if filter::is_own_topic(plain) || !permitted {
             return Ok(Err(Reason::NOT_AUTHORIZED));
         }
         let SubscribeFilter { filter, qos, options } = asked;

@@ -30,7 +30,10 @@ pub(super) fn check(will: &Will) -> Result<(), Reason> {
 
 /// The will as it is kept with the session; `Err`: this terminal may not publish it.
 pub(super) fn keep(will: Will, grant: &Grant) -> Result<Kept, Reason> {
-    if filter::is_sys_topic(&will.topic) || !grant.permissions.may_publish(&will.topic) {
+    if filter::is_sys_topic(&will.topic)
+        || filter::is_own_topic(&will.topic)
+        || !grant.permissions.may_publish(&will.topic)
+    {
         return Err(Reason::NOT_AUTHORIZED);
     }
     let ttl_ms = will.expiry_s.map(|seconds| u64::from(seconds) * 1_000);

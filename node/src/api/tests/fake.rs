@@ -6,7 +6,8 @@ use std::{
 };
 
 use cluster_proto::{
-    AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses,
+    AppId, AppReceipt, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
+    link::NodeAddresses,
 };
 use raft_store::{
     Applied, CommandBody, Positions, Refusal,
@@ -140,6 +141,16 @@ impl Fake {
     /// No more terminals than these.
     pub(super) fn limit_terminals(&self, most: usize) {
         self.lock().most_terminals = most;
+    }
+
+    /// Node 2 leads, as this member hears.
+    pub(super) fn hears_of_leader(&self) {
+        self.leadership.send_replace(Leadership { term: 2, leader: Some(NodeId(2)), is_leader: false });
+    }
+
+    /// It applies that node 2 is a member.
+    pub(super) fn applies_members(&self) {
+        self.lock().members = vec![member(NodeId(2))];
     }
 
     pub(super) fn unfound(&self) {
@@ -447,7 +458,16 @@ impl Control for Fake {
         let state = self.lock();
         let (_, audience, delivered) = state.pushes.get(push.0 as usize - 1)?;
         let (all, done) = (audience.len(), delivered.len());
-        Some(Counts { audience: all, by_state: vec![(State::Pending, all - done), (State::Delivered, done)] })
+        let by_state = vec![(State::Pending, all - done), (State::Delivered, done)];
+        Some(Counts { audience: all, by_state, reported: [0, 0] })
+    }
+
+    fn reported(&self, _: PushId, _: AppReceipt) -> Option<TerminalSet> {
+        Some(TerminalSet::new())
+    }
+
+    fn reported_by(&self, _: PushId, _: TerminalNo) -> Vec<AppReceipt> {
+        Vec::new()
     }
 
     fn targets(&self, push: PushId, of: State) -> Option<TerminalSet> {

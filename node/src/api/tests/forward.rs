@@ -5,11 +5,11 @@ use std::time::Duration;
 use cluster_proto::admin::{
     self, cluster_client::ClusterClient, pushes_client::PushesClient, terminals_client::TerminalsClient,
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tonic::{Code, Request};
 
 use super::{Fake, Node, admin as with_admin};
-use crate::api::{Remote, Target, backend::ProposeError};
+use crate::api::{Remote, Target, backend::ProposeError, server::follow};
 
 /// Nothing here may take longer.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -183,4 +183,19 @@ async fn a_node_without_the_control_role_finds_a_control_node_that_lives() {
     let mut pushes = PushesClient::new(edge.channel().await);
     timeout(LIMIT, pushes.push(with_admin(&leader.fake, push()))).await.expect("in time").expect("accepted");
     assert_eq!(leader.fake.pushes(), 1);
+}
+
+#[tokio::test]
+async fn a_follower_finds_the_leader_whether_it_hears_of_it_before_or_after_the_members() {
+    let member = Fake::new();
+    let (sender, mut target) = watch::channel(Target::Here);
+    let following = tokio::spawn(follow(member.clone(), sender));
+    member.hears_of_leader();
+    // It looks; but until the members are applied there is nobody to pass anything on to, and nothing says when.
+    tokio::task::yield_now().await;
+    assert_eq!(*target.borrow(), Target::Here);
+    member.applies_members();
+    let found = target.wait_for(|target| matches!(target, Target::Leader(_)));
+    timeout(LIMIT, found).await.expect("in time").expect("still there");
+    following.abort();
 }

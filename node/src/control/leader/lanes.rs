@@ -159,6 +159,7 @@ impl Leader {
             }),
             PublishBody::Retain { message, ttl_ms } => CommandBody::Retain { message, ttl_ms },
             PublishBody::Release(exchange) => CommandBody::Release(exchange),
+            PublishBody::AppReceipts(receipts) => CommandBody::RecordAppReceipts(receipts),
         };
         self.propose(
             Command { origin: Some(origin), body },
@@ -172,7 +173,10 @@ impl Leader {
         let message = match body {
             PublishBody::Push { message, .. } => message,
             PublishBody::Retain { message, .. } if !message.payload.is_empty() => message,
-            PublishBody::Retain { .. } | PublishBody::Release(_) => return None,
+            // App receipts as those of edges are: they are small, and the push is there already.
+            PublishBody::Retain { .. } | PublishBody::Release(_) | PublishBody::AppReceipts(_) => {
+                return None;
+            }
         };
         (self.disk_full || self.admit(now, message.app).is_err()).then_some(RefuseReason::Quota)
     }
@@ -193,6 +197,8 @@ impl Leader {
             (Ok(Applied::Accepted { audience: 0, repeated: false, .. }), _) if !shown => {
                 Ok(PublishOutcome::NoSubscribers)
             }
+            (Ok(Applied::Reported { known: 0 }), _) => Ok(PublishOutcome::NoSubscribers),
+            (Ok(Applied::Reported { .. }), _) => Ok(PublishOutcome::Accepted),
             (Ok(Applied::Accepted { .. } | Applied::Done | Applied::Duplicate), _) => {
                 Ok(PublishOutcome::Accepted)
             }

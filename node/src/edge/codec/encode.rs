@@ -8,7 +8,7 @@ use cluster_proto::{AppId, Message, PushKind, Qos};
 use fabric_core::mqtt::{
     Packet, ProtocolVersion, Reason,
     packet::{Ack, Auth, Codes, ConnAck, ConnAckProperties, Disconnect, Publish},
-    size::varint_len,
+    size::{OwnProperties, varint_len},
 };
 
 use super::{
@@ -55,8 +55,7 @@ fn encode_publish(publish: &Publish, version: ProtocolVersion, buffer: &mut Byte
         dup: publish.dup,
         retain: publish.retain,
         expiry_s: publish.expiry_s,
-        subscription_ids: &publish.subscription_ids,
-        alias: None,
+        properties: OwnProperties { subscription_ids: &publish.subscription_ids, ..OwnProperties::default() },
     };
     template.write(buffer, &publish.payload, own);
 }

@@ -9,7 +9,7 @@ use bytes::{BufMut, BytesMut};
 use cluster_proto::{Message, Qos};
 use fabric_core::mqtt::{
     Alias, Delivery, MessageHandle, ProtocolVersion,
-    size::{ALIAS_LEN, properties_len, publish_len, varint_len},
+    size::{OwnProperties, PUSH_PROPERTY, properties_len, publish_len, varint_len},
 };
 
 use super::decode::put_varint;
@@ -61,8 +61,11 @@ pub fn write_delivery(delivery: &Delivery<Outgoing>, version: ProtocolVersion, b
         dup: delivery.dup,
         retain: delivery.retain,
         expiry_s: delivery.expiry_s,
-        subscription_ids: &delivery.subscription_ids,
-        alias: delivery.alias,
+        properties: OwnProperties {
+            subscription_ids: &delivery.subscription_ids,
+            alias: delivery.alias,
+            push: delivery.push,
+        },
     };
     template.write(buffer, &message.payload, own);
 }
@@ -102,15 +105,13 @@ pub struct Own<'a> {
     /// Message Expiry Interval; given exactly if the template has one.
     pub expiry_s: Option<u32>,
     /// Empty before MQTT 5.
-    pub subscription_ids: &'a [u32],
-    /// `None` before MQTT 5.
-    pub alias: Option<Alias>,
+    pub properties: OwnProperties<'a>,
 }
 
 impl PublishTemplate {
     /// Encodes `message`; its length is the one of [`publish_len`].
     pub fn new(message: &Message, version: ProtocolVersion, qos: Qos, has_expiry: bool) -> Self {
-        let packet_len = publish_len(message, version, qos, has_expiry, &[], None);
+        let packet_len = publish_len(message, version, qos, has_expiry, OwnProperties::default());
         let mut head = BytesMut::with_capacity(packet_len - message.payload.len());
         head.put_u8(0x30 | (qos as u8) << 1);
         put_varint(&mut head, remaining_len(packet_len));
@@ -123,7 +124,7 @@ impl PublishTemplate {
         }
         let (mut expiry_at, mut from) = (0, head.len());
         if version.is_v5() {
-            put_varint(&mut head, properties_len(message, has_expiry, &[]));
+            put_varint(&mut head, properties_len(message, has_expiry));
             from = head.len();
             if has_expiry {
                 head.put_u8(0x02);
@@ -140,7 +141,7 @@ impl PublishTemplate {
     /// Appends the packet. `payload` is the one of the message the template was made of.
     pub fn write(&self, buffer: &mut BytesMut, payload: &[u8], own: Own<'_>) {
         let start = buffer.len();
-        if own.subscription_ids.is_empty() && own.alias.is_none() {
+        if own.properties.is_empty() {
             buffer.reserve(self.head.len() + payload.len());
             buffer.put_slice(&self.head);
             self.patch(&mut buffer[start..], own);
@@ -153,15 +154,13 @@ impl PublishTemplate {
 
     /// The head with properties of the terminal's own, and without the topic where its alias is known.
     fn write_longer(&self, buffer: &mut BytesMut, payload_len: usize, own: Own<'_>) {
-        let topic = match own.alias {
+        let OwnProperties { subscription_ids, alias, push } = own.properties;
+        let topic = match alias {
             Some(Alias { known: true, .. }) => &[],
             _ => &self.head[self.topic.clone()],
         };
         let properties = &self.head[self.properties.clone()];
-        let id_len = |id: &u32| 1 + varint_len(*id as usize);
-        let own_len = if own.alias.is_some() { ALIAS_LEN } else { 0 }
-            + own.subscription_ids.iter().map(id_len).sum::<usize>();
-        let properties_len = properties.len() + own_len;
+        let properties_len = properties.len() + own.properties.len();
         let packet_id_len = if self.packet_id_at > 0 { 2 } else { 0 };
         let head_len = 2 + topic.len() + packet_id_len + varint_len(properties_len) + properties_len;
         buffer.reserve(5 + head_len + payload_len);
@@ -178,13 +177,18 @@ impl PublishTemplate {
             let at = self.expiry_at - self.properties.start;
             buffer[from + at..][..4].copy_from_slice(&own.expiry_s.unwrap_or(0).to_be_bytes());
         }
-        if let Some(alias) = own.alias {
+        if let Some(alias) = alias {
             buffer.put_u8(0x23);
             buffer.put_u16(alias.number);
         }
-        for id in own.subscription_ids {
+        for id in subscription_ids {
             buffer.put_u8(0x0B);
             put_varint(buffer, *id as usize);
+        }
+        if let Some(push) = push {
+            buffer.put_u8(0x26);
+            put_text(buffer, PUSH_PROPERTY);
+            put_text(buffer, &push.0.to_string());
         }
     }
 

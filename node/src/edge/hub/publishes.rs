@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use cluster_proto::{
     Message, TerminalId,
-    link::{Inbound, Publish, PublishBody, PublishOutcome, RefuseReason, Transient},
+    link::{AppReceipts, Inbound, Publish, PublishBody, PublishOutcome, RefuseReason, Transient},
 };
 use fabric_core::mqtt::{MessageHandle as _, RequestNo};
 use metrics::counter;
@@ -24,9 +24,19 @@ const PUBLISHES_LEN_MAX: usize = 256 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct PendingPublish {
     conn: ConnId,
-    /// `None`: a retained one with QoS 0, which nobody waits for.
-    request: Option<RequestNo>,
+    what: What,
     size: usize,
+}
+
+/// What its commit means to the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// The session waits for it.
+    Asked(RequestNo),
+    /// A retained message with QoS 0: nobody waits, but what comes behind it does.
+    Retain,
+    /// A report of an application, and the request of one that waits.
+    AppReceipts(Option<RequestNo>),
 }
 
 /// Connections whose retained QoS 0 messages wait for their commit, and what they sent behind them.
@@ -88,7 +98,7 @@ impl Hub {
     ) {
         let size = message.size();
         let body = PublishBody::Push { message, ttl_ms, exchange };
-        if !self.push_publish(PendingPublish { conn, request: Some(request), size }, terminal, body) {
+        if !self.push_publish(PendingPublish { conn, what: What::Asked(request), size }, terminal, body) {
             let refused = Err(RefuseReason::Quota);
             self.ports.push(conn.shard, ToShard::Published(conn, request, refused));
         }
@@ -106,10 +116,28 @@ impl Hub {
         // One that has expired already still replaces what was kept before it.
         let ttl_ms = expires_at_ms.map(|expires| expires.saturating_sub(self.now_ms));
         let body = PublishBody::Retain { message, ttl_ms };
-        if self.push_publish(PendingPublish { conn, request: None, size }, terminal, body) {
+        if self.push_publish(PendingPublish { conn, what: What::Retain, size }, terminal, body) {
             self.retains.begin(conn);
         } else {
             counter!(names::RETAIN_REFUSED).increment(1);
+        }
+    }
+
+    pub(super) fn app_receipts(
+        &mut self,
+        conn: ConnId,
+        request: Option<RequestNo>,
+        terminal: TerminalId,
+        receipts: AppReceipts,
+    ) {
+        let size = receipts.size();
+        let pending = PendingPublish { conn, what: What::AppReceipts(request), size };
+        if self.push_publish(pending, terminal, PublishBody::AppReceipts(receipts)) {
+            return;
+        }
+        counter!(names::APP_RECEIPTS, "result" => "ignored").increment(1);
+        if let Some(request) = request {
+            self.ports.push(conn.shard, ToShard::Published(conn, request, Err(RefuseReason::Quota)));
         }
     }
 
@@ -133,22 +161,32 @@ impl Hub {
     ) {
         let body = PublishBody::Release(exchange);
         let seq = self.link.publish_anyway(|seq| Publish { seq, terminal, body });
-        self.publishes.insert(seq, PendingPublish { conn, request: Some(request), size: 0 });
+        self.publishes.insert(seq, PendingPublish { conn, what: What::Asked(request), size: 0 });
     }
 
     pub(super) fn answer_publish(&mut self, seq: u64, result: Option<Result<PublishOutcome, RefuseReason>>) {
-        let Some(PendingPublish { conn, request, size }) = self.publishes.remove(&seq) else { return };
+        let Some(PendingPublish { conn, what, size }) = self.publishes.remove(&seq) else { return };
         self.publishes_len -= size;
         // Committed before the leader changed: whether anybody subscribes is not known any more.
         let result = result.unwrap_or(Ok(PublishOutcome::Accepted));
-        match request {
-            Some(request) => self.ports.push(conn.shard, ToShard::Published(conn, request, result)),
-            None => {
+        let request = match what {
+            What::Asked(request) => Some(request),
+            What::AppReceipts(request) => {
+                let counted = result == Ok(PublishOutcome::Accepted);
+                counter!(names::APP_RECEIPTS, "result" => if counted { "counted" } else { "ignored" })
+                    .increment(1);
+                request
+            }
+            What::Retain => {
                 if result.is_err() {
                     counter!(names::RETAIN_REFUSED).increment(1);
                 }
                 self.retains.end(conn).into_iter().for_each(|message| self.handle_ordered(message));
+                None
             }
+        };
+        if let Some(request) = request {
+            self.ports.push(conn.shard, ToShard::Published(conn, request, result));
         }
     }
 

@@ -91,6 +91,9 @@ impl Hub {
             ToHub::Publish { conn, request, terminal, message, ttl_ms, exchange } => {
                 self.publish(conn, request, terminal, *message, ttl_ms, exchange);
             }
+            ToHub::AppReceipts { conn, request, terminal, receipts } => {
+                self.app_receipts(conn, request, terminal, *receipts);
+            }
             ToHub::Release { conn, request, terminal, exchange } => {
                 self.release(conn, request, terminal, exchange);
             }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cluster_proto::{
     AppId, Message, PushId, Qos, TerminalId, TerminalNo, Will,
-    link::{ExchangeStep, Inbound, RetainedAsk, Step},
+    link::{AppReceipts, ExchangeStep, Inbound, RetainedAsk, Step},
 };
 use fabric_core::mqtt::{
     Action, Close, CloseCause, Credentials, Grant, Incoming, Matching, MessageHandle as _, Moment, Relay,
@@ -77,6 +77,7 @@ impl Shard {
                 }
             }
             Action::Accept(incoming) => self.accept(slot, *incoming),
+            Action::AppReceipts { request, receipts } => self.app_receipts(slot, request, receipts),
             Action::Release { request, packet_id } => self.release(slot, request, packet_id),
             Action::Relay(relay) => self.relay(slot, *relay),
             Action::Subscribe { request, subscriptions } => {
@@ -189,6 +190,15 @@ impl Shard {
             ttl_ms,
             exchange,
         });
+    }
+
+    /// Those with QoS 0 give way when too much waits for the hub, as other QoS 0 messages do.
+    fn app_receipts(&mut self, slot: u32, request: Option<RequestNo>, receipts: Option<Box<AppReceipts>>) {
+        let has_room = request.is_some() || self.to_hub.len() < GATHERED_TRANSIENT_MAX;
+        let Some(receipts) = receipts.filter(|_| has_room) else {
+            return self.counters.app_receipts_ignored.increment(1);
+        };
+        self.ask(slot, |conn, _, terminal| ToHub::AppReceipts { conn, request, terminal, receipts });
     }
 
     fn release(&mut self, slot: u32, request: RequestNo, packet_id: u16) {

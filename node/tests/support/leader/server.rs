@@ -244,5 +244,6 @@ fn take(log: &mut Log, terminal: TerminalId, body: PublishBody) {
         }
         PublishBody::Retain { message, .. } => log.retain(&message),
         PublishBody::Release(inbound) => log.release(inbound),
+        PublishBody::AppReceipts(_) => {}
     }
 }

@@ -4,6 +4,7 @@
 //! as refused: the answer may be lost.
 
 mod accept_push;
+mod app_receipts;
 mod apps;
 mod edges;
 mod pushes;
@@ -108,6 +109,7 @@ fn body(txn: &mut Txn<'_>, origin: Option<&Origin>, body: CommandBody) -> Result
         }
         CommandBody::DeleteTerminals { app, terminals } => terminals::delete(txn, app, &terminals),
         CommandBody::RecordSeen { day, terminals } => terminals::record_seen(txn, day, &terminals),
+        CommandBody::RecordAppReceipts(receipts) => app_receipts::record(txn, &receipts),
     }
 }
 

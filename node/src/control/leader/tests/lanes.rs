@@ -1,3 +1,8 @@
+use cluster_proto::{
+    AppReceipt,
+    link::{AppReceipts, PushName},
+};
+
 use super::*;
 
 #[test]
@@ -91,6 +96,24 @@ fn a_publish_says_whether_anybody_subscribes() {
     let added = vec![(APP, "news".to_owned(), FilterUse::BestEffort)];
     w.event(Event::Control(a, EdgeControl::Filters(FilterDelta { added, removed: Vec::new() })));
     assert_eq!(w.publish(a, body()), Ok(PublishOutcome::Accepted));
+}
+
+#[test]
+fn a_report_of_an_application_says_whether_it_counts_on_a_full_disk_too() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1", "tv-2"]);
+    let a = w.link_edge(1);
+    let push = w.push_to(&["tv-1"]);
+    w.leader.set_disk_full(true);
+    let report = |no| {
+        let pushes = vec![PushName::Id(push)];
+        PublishBody::AppReceipts(AppReceipts { app: APP, no, what: AppReceipt::Opened, pushes })
+    };
+    assert_eq!(w.publish(a, report(nos[0])), Ok(PublishOutcome::Accepted));
+    assert_eq!(w.publish(a, report(nos[1])), Ok(PublishOutcome::NoSubscribers), "the push is not for it");
+    assert_eq!(w.publish_as(a, 1, report(nos[0])), Ok(PublishOutcome::Accepted), "proposed twice");
+    assert_eq!(w.tables.reported_by(push, nos[0]), [AppReceipt::Opened]);
+    assert!(w.state_has(push, State::Pending, nos[0]), "it makes nothing delivered");
 }
 
 #[test]
