@@ -159,7 +159,7 @@ fn nothing_of_an_app_is_visible_to_another_over_mqtt_or_grpc() {
     let foreign = nodes.refused(&["status", &id, "--app", &a.name, "--token", &b.token]);
     assert!(foreign.contains("PERMISSION_DENIED"), "{foreign}");
     // A credential of one app is none of the other, under whichever name it comes.
-    let stolen = Connect { user_name: Some(b.name.clone().into_bytes()), ..a.connect("listener") };
+    let stolen = Connect { user_name: Some(b.name.into_bytes()), ..a.connect("listener") };
     assert_eq!(Client::ask(nodes.mqtt(1), &stolen).1.reason, NOT_AUTHORIZED);
     assert_eq!(number(&a.status(push), "audience"), 4);
 }

@@ -88,6 +88,9 @@ pub enum Refusal {
     /// The session belongs to a newer connection, or is gone.
     #[error("the session belongs to a newer connection")]
     Stale,
+    /// No such push in that app with a plan for its release.
+    #[error("push {0} is not released in parts, or not in this app")]
+    NoRelease(PushId),
     /// Most retained messages, or bytes of them, of an app reached.
     #[error("too many retained messages")]
     RetainedQuota,

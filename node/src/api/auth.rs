@@ -36,7 +36,9 @@ pub struct Gate {
 
 /// Finds the number of an app by its name.
 #[derive(Clone)]
-struct AppNumbers(Arc<dyn Fn(&str) -> Option<AppId> + Send + Sync>);
+struct AppNumbers(Arc<FindApp>);
+
+type FindApp = dyn Fn(&str) -> Option<AppId> + Send + Sync;
 
 impl std::fmt::Debug for AppNumbers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

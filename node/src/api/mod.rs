@@ -26,6 +26,7 @@ pub mod forward;
 mod listener;
 mod pushes;
 mod register;
+mod release;
 pub mod server;
 mod start;
 pub mod status;

@@ -86,7 +86,10 @@ pub fn after(done: &str, status: &Status) -> Status {
 /// A refusal by the state machine.
 pub fn refusal(refusal: &Refusal) -> Status {
     let code = match refusal {
-        Refusal::UnknownApp | Refusal::UnknownTerminals(_) | Refusal::UnknownPush(_) => Code::NotFound,
+        Refusal::UnknownApp
+        | Refusal::UnknownTerminals(_)
+        | Refusal::UnknownPush(_)
+        | Refusal::NoRelease(_) => Code::NotFound,
         Refusal::KeyReused => Code::AlreadyExists,
         Refusal::TooManySubscriptions
         | Refusal::RetainedQuota

@@ -34,6 +34,7 @@ mod push;
 mod query;
 mod records;
 mod refusals;
+mod release;
 mod resolve;
 mod retained;
 mod seen;
@@ -70,8 +71,8 @@ use self::{
 pub use self::{
     error::{OpenError, StoreError},
     records::{
-        AppRecord, Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, RetainedPage,
-        SessionRecord, TerminalRecord, Withdrawn,
+        AppRecord, Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, ReleasePhase,
+        ReleaseRecord, RetainedPage, SessionRecord, TerminalRecord, Withdrawn,
     },
 };
 use crate::{Applied, CommandBatch, Effect};

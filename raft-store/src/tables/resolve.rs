@@ -234,8 +234,8 @@ impl Plan {
         let sets = PushSets::open(tables, push)?.filter(|sets| sets.row.app == app);
         let sets = sets.ok_or(Stop::Refused(Refusal::UnknownPush(push)))?;
         Ok(match sets.row.audience {
-            AudienceRow::Small(_) => Self::Set(not_deleted(tables, app, &sets.in_state(tables, state)?)?),
-            AudienceRow::Broad(_) => Self::Push(push, state),
+            AudienceRow::Small(_) => Self::Set(not_deleted(tables, app, &sets.whole(tables, state)?)?),
+            AudienceRow::Broad(_) => Self::Push(sets.id, state),
         })
     }
 

@@ -16,8 +16,8 @@ use cluster_proto::{
 use raft_store::{
     Command, CommandBatch, CommandBody,
     command::{
-        AcceptPush, Holder, IdempotencyKey, LabelChange, NewTerminal, OpenSession, PushOptions, QuotaChange,
-        Quotas,
+        AcceptPush, Holder, IdempotencyKey, LabelChange, NewTerminal, OnLow, OpenSession, Pace, PushOptions,
+        QuotaChange, Quotas, ReleasePlan, Stage,
     },
     tables::{EntryPosition, Tables},
 };
@@ -82,7 +82,7 @@ impl Generator {
 
     fn command(&mut self) -> Command {
         self.from = None;
-        let body = match self.rng.random_range(0..106) {
+        let body = match self.rng.random_range(0..116) {
             0..24 => self.accept(),
             24..46 => self.receipts(),
             46..56 => self.subscribe(),
@@ -118,13 +118,16 @@ impl Generator {
             }
             95 | 96 => CommandBody::Release(self.inbound()),
             97 | 98 => CommandBody::RecordReceipts { items: Vec::new(), steps: self.steps() },
-            100 | 101 => self.update(),
-            102 => CommandBody::DeleteTerminals { app: AppId::DEFAULT, terminals: self.some_terminals(2) },
-            103 | 104 => {
+            99..107 => CommandBody::ReleasePushes { limit: self.rng.random_range(0..4) },
+            107 => CommandBody::HoldPush { app: AppId::DEFAULT, push: self.push() },
+            108 => CommandBody::ResumePush { app: AppId::DEFAULT, push: self.push() },
+            110 | 111 => self.update(),
+            112 => CommandBody::DeleteTerminals { app: AppId::DEFAULT, terminals: self.some_terminals(2) },
+            113 | 114 => {
                 let day = (self.at_ms / DAY_MS) as u32 + 2 - self.rng.random_range(0..100);
                 CommandBody::RecordSeen { day, terminals: self.some_terminals(30) }
             }
-            105 => self.quotas(),
+            115 => self.quotas(),
             _ => CommandBody::Nothing,
         };
         let origin = self.from.map(|(edge, incarnation, lane)| self.number(edge, incarnation, lane));
@@ -174,11 +177,30 @@ impl Generator {
             audience,
             online,
             ttl_ms: self.rng.random_range(0..3_000),
-            options: PushOptions::default(),
+            options: PushOptions { release: self.rng.random_ratio(1, 3).then(|| self.plan()) },
             retained_ttl_ms: self.retained_ttl_ms(),
             exchange,
             idempotency,
         })
+    }
+
+    fn plan(&mut self) -> ReleasePlan {
+        let not_before_ms =
+            if self.rng.random_bool(0.5) { 0 } else { self.at_ms + self.rng.random_range(0..800) };
+        let mut stage = |upto| Stage {
+            upto,
+            wait_ms: self.rng.random_range(0..800),
+            delivered_min: *[0, 3_000, 9_000].choose(&mut self.rng).unwrap(),
+        };
+        let stages = vec![stage(2_000), stage(6_000), stage(10_000)];
+        let on_low = if self.rng.random_bool(0.5) { OnLow::Hold } else { OnLow::Halt };
+        let pace = match self.rng.random_range(0..6) {
+            0 => Pace::AtOnce,
+            1 => Pace::PerSecond(self.rng.random_range(1..40)),
+            2 => Pace::Over(self.rng.random_range(1_000..4_000)),
+            _ => Pace::Stages { stages, on_low },
+        };
+        ReleasePlan { not_before_ms, pace }
     }
 
     /// Over a small vocabulary, so that most of it means someone.
