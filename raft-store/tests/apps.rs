@@ -81,6 +81,8 @@ fn move_to_other(body: &mut CommandBody) {
         CommandBody::RegisterTerminals { app, .. }
         | CommandBody::Revoke { app, .. }
         | CommandBody::CancelPush { app, .. }
+        | CommandBody::HoldPush { app, .. }
+        | CommandBody::ResumePush { app, .. }
         | CommandBody::SetQuotas { app, .. }
         | CommandBody::UpdateTerminals { app, .. }
         | CommandBody::DeleteTerminals { app, .. } => *app = OTHER,

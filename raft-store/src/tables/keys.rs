@@ -471,11 +471,6 @@ pub(crate) fn push(push: PushId) -> Key {
     Builder::new(tag::PUSH).u64(push.0).done()
 }
 
-/// All pushes, in id order.
-pub(crate) fn pushes() -> Key {
-    Builder::new(tag::PUSH).done()
-}
-
 /// (app, key) → the push first accepted under it.
 pub(crate) fn idempotency(app: AppId, key: &str) -> Key {
     Builder::new(tag::IDEMPOTENCY).u32(app.0).tail(key)

@@ -65,7 +65,8 @@ fn remove_terminals(txn: &mut Txn<'_>, app: AppId, limit: usize) -> Result<Remov
 fn remove_pushes(txn: &mut Txn<'_>, app: AppId, after: PushId, limit: usize) -> Result<Removal, StoreError> {
     let first = after.max(PushId::new(GROUP, txn.head.oldest_push.saturating_sub(1)));
     let (mut found, mut last, mut looked_at) = (Vec::new(), after, 0);
-    txn.scan(&keys::after(keys::push(first)), keys::prefix_end(&keys::pushes()), &mut |key, bytes| {
+    let end = keys::push(PushId::new(GROUP, txn.head.last_push + 1));
+    txn.scan(&keys::after(keys::push(first)), end, &mut |key, bytes| {
         let row = PushRow::decode(key, bytes)?;
         last = owed::push_of(key)?;
         looked_at += 1;
