@@ -13,6 +13,7 @@ use cluster_proto::{
 use raft_store::{
     Applied, CommandBody,
     command::{AcceptPush, IdempotencyKey, NewTerminal},
+    receipts::{PageLimits, ReceiptKind},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use world::{
@@ -214,7 +215,11 @@ fn reports_go_with_their_push() {
         store.apply(CommandBody::RecordAppReceipts(receipts))
     };
     assert_eq!(report(&mut store), Applied::Reported { known: 2 });
-    assert_eq!(store.tables.row_count().unwrap(), before + 1, "one set more");
+    assert_eq!(
+        store.tables.row_count().unwrap(),
+        before + 2,
+        "one set more, and what the receipt stream tells"
+    );
     for push in &pushes {
         store.receipt(*push, Outcome::Delivered, set(1..=100));
     }
@@ -223,4 +228,40 @@ fn reports_go_with_their_push() {
     for push in &pushes {
         assert_eq!(store.tables.reported(*push, AppReceipt::Displayed), None);
     }
+}
+
+#[test]
+fn the_receipt_stream_tells_reports_as_they_come_and_as_they_stand() {
+    let mut store = Store::new();
+    store.register(100);
+    let begin = store.tables.receipts_begin(AppId::DEFAULT);
+    let pushes = [Audience::Terminals(vec![id(0)]), Audience::All]
+        .map(|audience| store.push(PushKind::Identity, audience));
+    for _ in 0..2 {
+        let names = pushes.iter().map(|push| PushName::Id(*push)).collect();
+        let what = AppReceipt::Opened;
+        let receipts = AppReceipts { app: AppId::DEFAULT, no: TerminalNo(1), what, pushes: names };
+        store.apply(CommandBody::RecordAppReceipts(receipts));
+    }
+    // Who opened each push, and how often that was told.
+    let told = |store: &Store, coalesced: bool| {
+        let (mut told, mut from) = (BTreeMap::new(), begin);
+        loop {
+            let page = store.tables.receipts(from, PageLimits { rows: 100, bytes: 1 << 20 });
+            for row in page.rows.iter().filter(|row| row.is_coalesced == coalesced) {
+                let opened = ReceiptKind::Reported(AppReceipt::Opened.code());
+                for delta in row.deltas.iter().filter(|delta| delta.kind == opened) {
+                    told.entry(delta.push).or_insert_with(Vec::new).push(delta.len);
+                }
+            }
+            from = page.next;
+            if page.is_end {
+                return told;
+            }
+        }
+    };
+    let expected: BTreeMap<_, _> = pushes.iter().map(|push| (*push, vec![1])).collect();
+    assert_eq!(told(&store, false), expected, "once, whatever is repeated");
+    store.apply(CommandBody::PurgeReceipts { before_ms: u64::MAX, bytes_max: 0, limit: 1_000 });
+    assert_eq!(told(&store, true), expected, "a consumer that comes too late");
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use cluster_proto::{AppId, PushId, State};
+use cluster_proto::{AppId, AppReceipt, PushId, State};
 use roaring::RoaringBitmap;
 
 use super::{
@@ -298,6 +298,9 @@ fn standing(
             for state in settled() {
                 by_state.insert(state.code(), sets.in_state(view, state)?);
             }
+            for what in AppReceipt::ALL {
+                by_state.insert(what.code(), sets.reported(view, what)?);
+            }
         }
         AudienceRow::Broad(_) => {
             let mut blocks = broad::blocks(view, sets.id)?;
@@ -308,6 +311,9 @@ fn standing(
                 let block = view.block(sets.id, block)?;
                 for state in settled() {
                     *by_state.entry(state.code()).or_default() |= block.in_state(state);
+                }
+                for what in AppReceipt::ALL {
+                    *by_state.entry(what.code()).or_default() |= block.reported(what);
                 }
             }
         }
