@@ -112,6 +112,22 @@ impl Db {
         Ok(self.rocks.flush_cfs_opt(&families, &FlushOptions::default())?)
     }
 
+    /// Bytes of the files of a family.
+    pub(super) fn disk_usage(&self, family: Family) -> Result<u64, StoreError> {
+        let mut sum = 0;
+        for files in ["rocksdb.live-sst-files-size", "rocksdb.live-blob-file-size"] {
+            sum += self.rocks.property_int_value_cf(self.family(family)?, files)?.unwrap_or_default();
+        }
+        Ok(sum)
+    }
+
+    pub(super) fn compact(&self) -> Result<(), StoreError> {
+        for family in Family::ALL {
+            self.rocks.compact_range_cf(self.family(family)?, None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
+    }
+
     /// Hard links of all files, flushed first, into `directory`, which must not exist.
     pub(super) fn checkpoint(&self, directory: &Path) -> Result<(), StoreError> {
         Ok(Checkpoint::new(&self.rocks)?.create_checkpoint(directory)?)

@@ -433,6 +433,18 @@ impl Tables {
         })
     }
 
+    /// Bytes on disk by family, of what was flushed: for tests and benchmarks.
+    pub fn disk_usage(&self) -> Result<Vec<(&'static str, u64)>, StoreError> {
+        let db = self.shared.read().db.clone();
+        keys::Family::ALL.into_iter().map(|family| Ok((family.name(), db.disk_usage(family)?))).collect()
+    }
+
+    /// Rewrites everything on disk as compaction would leave it some day: for benchmarks.
+    pub fn compact(&self) -> Result<(), StoreError> {
+        let db = self.shared.read().db.clone();
+        db.compact()
+    }
+
     fn scan_all<T>(
         &self,
         scan: impl FnOnce(&mut Snapshot<'_>) -> Result<T, StoreError>,
