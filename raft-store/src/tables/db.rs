@@ -15,8 +15,9 @@ use std::{
 
 use cluster_proto::PushId;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
+    DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions,
+    checkpoint::Checkpoint,
 };
 
 use super::{
@@ -234,6 +235,12 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In small blocks: a whole filter of a large file does not stay in the cache, and would be read from disk for
+    // every key that is looked up (measured: 80 µs for each terminal registered beyond a million).
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(4 * 1024);
+    table.set_pin_top_level_index_and_filter(true);
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
