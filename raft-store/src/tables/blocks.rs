@@ -23,15 +23,13 @@ pub(crate) struct BlockSets {
     pub(crate) settled: BTreeMap<u8, RoaringBitmap>,
 }
 
-/// What settling changed.
+/// What settling changed: who is newly in the state.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
-    /// Newly in the state: what the stored set must gain.
-    pub(crate) gained: RoaringBitmap,
-    /// How many of them were pending.
-    pub(crate) from_pending: u64,
-    /// How many of them were sent.
-    pub(crate) from_sent: u64,
+    /// Those who were pending.
+    pub(crate) from_pending: RoaringBitmap,
+    /// Those who were sent.
+    pub(crate) from_sent: RoaringBitmap,
 }
 
 impl BlockSets {
@@ -59,23 +57,22 @@ impl BlockSets {
 
     /// Moves `terminals` to `state`, those whose state allows it (I4).
     pub(crate) fn settle(&mut self, terminals: &RoaringBitmap, state: State) -> Settled {
-        let mut gained = &self.pending & terminals;
-        let from_pending = gained.len();
-        self.pending -= &gained;
-        let mut from_sent = 0;
+        let from_pending = &self.pending & terminals;
+        self.pending -= &from_pending;
+        let mut from_sent = RoaringBitmap::new();
         if State::Sent.may_become(state)
             && let Some(sent) = self.settled.get_mut(&State::Sent.code())
         {
-            let late = &*sent & terminals;
-            from_sent = late.len();
-            *sent -= &late;
-            gained |= late;
+            from_sent = &*sent & terminals;
+            *sent -= &from_sent;
         }
-        if !gained.is_empty() {
-            *self.settled.entry(state.code()).or_default() |= &gained;
+        if !from_pending.is_empty() || !from_sent.is_empty() {
+            let settled = self.settled.entry(state.code()).or_default();
+            *settled |= &from_pending;
+            *settled |= &from_sent;
         }
         debug_assert!(self.is_conserved(), "a block lost or doubled a terminal");
-        Settled { gained, from_pending, from_sent }
+        Settled { from_pending, from_sent }
     }
 
     pub(crate) fn in_state(&self, state: State) -> RoaringBitmap {
@@ -152,7 +149,7 @@ mod tests {
         block.settle(&(0..5).collect(), State::Sent);
         block.settle(&(5..7).collect(), State::Expired);
         let late = block.settle(&(4..8).collect(), State::Delivered);
-        assert_eq!((late.from_sent, late.from_pending), (1, 1));
+        assert_eq!((late.from_sent.len(), late.from_pending.len()), (1, 1));
         assert_eq!(block.in_state(State::Sent), (0..4).collect());
         assert_eq!(block.in_state(State::Delivered), RoaringBitmap::from_iter([4, 7]));
         assert_eq!(block.in_state(State::Expired), (5..7).collect());

@@ -1,17 +1,34 @@
-//! Audiences of many terminals: bitmaps by block, and a row for each block where something is pending.
+//! Audiences of many terminals: bitmaps by block; and for what is pending, a row for each block, or, where few are, a row
+//! for each of them.
+//!
+//! *Sparse.* Reading what a terminal is owed looks at every push with a row for its block, so a push that is nearly
+//! settled there would cost each terminal of the block a look. It is *sparse* in a block when few are pending
+//! ([`is_sparse`]); then they have rows of their own. What is pending of a block only becomes less, so a push becomes
+//! sparse in it once, and never writes rows for more than an eighth of its audience there, or [`ALWAYS_SPARSE`] of them.
 
-use cluster_proto::{PushId, State};
+use cluster_proto::{PushId, State, TerminalNo};
 use roaring::RoaringBitmap;
 
 use super::{
     blocks::BlockSets,
     db::Read,
     error::StoreError,
-    keys,
+    keys::{self, Key},
     txn::Txn,
     value::{KIND_AUDIENCE, OwedValue},
 };
 use crate::tables::resolve::Resolved;
+
+/// A block with no more than this pending is sparse, however small its audience: a few rows cost less than a look by
+/// everybody in the block.
+const ALWAYS_SPARSE: u64 = 16;
+/// The most that may be pending in a sparse block: 1 of 64.
+const SPARSE_MAX: u64 = 1_024;
+
+/// Whether those pending in a block have rows of their own, rather than one for the block. Depends on what is stored only.
+fn is_sparse(audience: u64, pending: u64) -> bool {
+    pending <= (audience / 8).clamp(ALWAYS_SPARSE, SPARSE_MAX)
+}
 
 /// Makes the sets of a new push; answers its counts.
 pub(crate) fn accept(
@@ -22,29 +39,56 @@ pub(crate) fn accept(
 ) -> Vec<(u8, u64)> {
     let len = audience.len();
     for (block, part) in audience.blocks {
-        txn.insert(keys::block_pending(block, push), &value);
+        if is_sparse(part.any.len(), part.any.len()) {
+            rows(push, &part.any, &part.qos0, value).for_each(|(key, row)| txn.insert(key, &row));
+        } else {
+            txn.insert(keys::block_pending(block, push), &value);
+        }
         txn.insert_block(push, block, part.any, part.qos0);
     }
     vec![(State::Pending.code(), len)]
 }
 
-/// Settles terminals of one block.
+/// Settles terminals of one block. `value`: what the owed indexes say of the push.
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
     push: PushId,
     counts: &mut Vec<(u8, u64)>,
     block: u16,
-    terminals: &RoaringBitmap,
-    state: State,
+    (terminals, state): (&RoaringBitmap, State),
+    value: OwedValue,
 ) -> Result<(), StoreError> {
-    let (settled, is_settled) = txn.settle_block(push, block, terminals, state)?;
-    add(counts, state, settled.from_pending + settled.from_sent);
-    subtract(counts, State::Pending, settled.from_pending);
-    subtract(counts, State::Sent, settled.from_sent);
-    if settled.from_pending > 0 && is_settled {
+    let settled = txn.settle_block(push, block, terminals, state)?;
+    let (from_pending, from_sent) = (settled.from_pending.len(), settled.from_sent.len());
+    add(counts, state, from_pending + from_sent);
+    subtract(counts, State::Pending, from_pending);
+    subtract(counts, State::Sent, from_sent);
+    if from_pending == 0 {
+        return Ok(());
+    }
+    let sets = txn.block(push, block)?;
+    let (audience, pending) = (sets.audience.len(), sets.pending.len());
+    if is_sparse(audience, pending + from_pending) {
+        for no in settled.from_pending {
+            txn.delete(keys::owed_broad(TerminalNo(no), push));
+        }
+    } else if is_sparse(audience, pending) {
         txn.delete(keys::block_pending(block, push));
+        rows(push, &sets.pending, &sets.qos0, value).for_each(|(key, row)| txn.insert(key, &row));
     }
     Ok(())
+}
+
+/// Rows of their own for those who are pending in a sparse block.
+fn rows(
+    push: PushId,
+    pending: &RoaringBitmap,
+    qos0: &RoaringBitmap,
+    value: OwedValue,
+) -> impl Iterator<Item = (Key, OwedValue)> {
+    pending.iter().map(move |no| {
+        (keys::owed_broad(TerminalNo(no), push), OwedValue { qos0: qos0.contains(no), ..value })
+    })
 }
 
 pub(crate) fn withdraw(
@@ -56,9 +100,17 @@ pub(crate) fn withdraw(
     state: State,
 ) -> Result<(), StoreError> {
     for block in blocks(txn, push)? {
-        let pending = txn.block(push, block)?.pending.clone();
-        settle(txn, push, counts, block, &(&pending - in_flight), state)?;
-        if !pending.is_disjoint(in_flight) {
+        let mut pending = txn.block(push, block)?.pending.clone();
+        pending -= in_flight;
+        settle(txn, push, counts, block, (&pending, state), value)?;
+        let left = txn.block(push, block)?;
+        if left.pending.is_empty() {
+            continue;
+        }
+        // The index must say that it is withdrawn.
+        if is_sparse(left.audience.len(), left.pending.len()) {
+            rows(push, &left.pending, &left.qos0, value).for_each(|(key, row)| txn.put(key, &row));
+        } else {
             txn.put(keys::block_pending(block, push), &value);
         }
     }

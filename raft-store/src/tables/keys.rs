@@ -110,6 +110,7 @@ mod tag {
 
     pub(super) const OWED: u8 = 0x50;
     pub(super) const BLOCK_PENDING: u8 = 0x51;
+    pub(super) const OWED_BROAD: u8 = 0x52;
 
     pub(super) const SET: u8 = 0x60;
 
@@ -491,12 +492,22 @@ pub(crate) fn owed_by(no: TerminalNo) -> Key {
     Builder::new(tag::OWED).u32(no.0).done()
 }
 
-/// (block, push): a broad push with pending terminals in the block.
+/// (terminal, push): pending, of a broad audience that is sparse in the terminal's block.
+pub(crate) fn owed_broad(no: TerminalNo, push: PushId) -> Key {
+    Builder::new(tag::OWED_BROAD).u32(no.0).u64(push.0).done()
+}
+
+/// All broad pushes pending for a terminal, but those that are not sparse in its block.
+pub(crate) fn owed_broad_by(no: TerminalNo) -> Key {
+    Builder::new(tag::OWED_BROAD).u32(no.0).done()
+}
+
+/// (block, push): a broad push with many pending terminals in the block.
 pub(crate) fn block_pending(block: u16, push: PushId) -> Key {
     Builder::new(tag::BLOCK_PENDING).u16(block).u64(push.0).done()
 }
 
-/// All broad pushes pending in a block.
+/// All broad pushes with many pending terminals in a block.
 pub(crate) fn block_pendings(block: u16) -> Key {
     Builder::new(tag::BLOCK_PENDING).u16(block).done()
 }
@@ -726,6 +737,8 @@ mod tests {
             (in_block(aliased_blocks(AppId(1), "u"), 2), "170000000100000001750002"),
             (push(PushId(258)), "300000000000000102"),
             (owed(TerminalNo(3), PushId(4)), "50000000030000000000000004"),
+            (block_pending(3, PushId(4)), "5100030000000000000004"),
+            (owed_broad(TerminalNo(3), PushId(4)), "52000000030000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),
             (will_due(258, TerminalNo(3)), "27000000000000010200000003"),
             (outbound(TerminalNo(3), 4), "2800000003000004"),

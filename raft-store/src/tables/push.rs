@@ -35,11 +35,12 @@ impl PushSets {
         state: State,
     ) -> Result<(), StoreError> {
         debug_assert_ne!(state, State::Pending, "pending is where a push begins");
+        let owed = self.owed_value();
         match &mut self.row.audience {
             AudienceRow::Small(targets) => small::settle(txn, self.id, targets, terminals, state),
             AudienceRow::Broad(counts) => {
                 for (block, terminals) in by_block(terminals) {
-                    broad::settle(txn, self.id, counts, block, &terminals, state)?;
+                    broad::settle(txn, self.id, counts, block, (&terminals, state), owed)?;
                 }
             }
         }

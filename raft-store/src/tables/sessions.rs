@@ -199,8 +199,10 @@ fn unindex(txn: &mut Txn<'_>, no: TerminalNo, row: &SessionRow) {
 fn settle_gone(txn: &mut Txn<'_>, ended: &RoaringBitmap) -> Result<(), StoreError> {
     let mut pushes = BTreeMap::<PushId, RoaringBitmap>::new();
     for no in ended {
-        for push in topic_pushes(txn, &keys::owed_by(TerminalNo(no)))? {
-            pushes.entry(push).or_default().insert(no);
+        for rows in [keys::owed_by(TerminalNo(no)), keys::owed_broad_by(TerminalNo(no))] {
+            for push in topic_pushes(txn, &rows)? {
+                pushes.entry(push).or_default().insert(no);
+            }
         }
     }
     for (block, part) in by_block(ended) {

@@ -149,35 +149,34 @@ impl<'a> Txn<'a> {
         self.blocks.get_mut().insert((push, block), Arc::new(BlockSets::new(audience, qos0)));
     }
 
-    /// Settles terminals of one block; says what changed, and whether nothing is pending there now.
+    /// Settles terminals of one block; says what changed.
     pub(crate) fn settle_block(
         &mut self,
         push: PushId,
         block: u16,
         terminals: &RoaringBitmap,
         state: State,
-    ) -> Result<(Settled, bool), StoreError> {
+    ) -> Result<Settled, StoreError> {
         self.block(push, block)?;
         let Some(sets) = self.blocks.get_mut().get_mut(&(push, block)) else {
-            return Ok((Settled::default(), true));
+            return Ok(Settled::default());
         };
         if sets.pending.is_disjoint(terminals) && !State::Sent.may_become(state) {
-            return Ok((Settled::default(), sets.pending.is_empty()));
+            return Ok(Settled::default());
         }
-        let sets = Arc::make_mut(sets);
-        let settled = sets.settle(terminals, state);
-        let is_settled = sets.pending.is_empty();
-        if !settled.gained.is_empty() {
-            match self
-                .entry
-                .entry(keys::set(push, block, state.code()))
-                .or_insert(Change::Union(RoaringBitmap::new()))
-            {
-                Change::Union(operand) => *operand |= &settled.gained,
-                change => *change = Change::Union(settled.gained.clone()),
+        let settled = Arc::make_mut(sets).settle(terminals, state);
+        if !settled.from_pending.is_empty() || !settled.from_sent.is_empty() {
+            let change = self.entry.entry(keys::set(push, block, state.code()));
+            let change = change.or_insert(Change::Union(RoaringBitmap::new()));
+            if !matches!(change, Change::Union(_)) {
+                *change = Change::Union(RoaringBitmap::new());
+            }
+            if let Change::Union(operand) = change {
+                *operand |= &settled.from_pending;
+                *operand |= &settled.from_sent;
             }
         }
-        Ok((settled, is_settled))
+        Ok(settled)
     }
 
     /// Ends an entry: chains its changes into the digest. Independent of slices, and of how the database stores it.
