@@ -192,8 +192,8 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn terminal(&self, app: AppId, id: &TerminalId) -> Option<TerminalView>;
     /// Registered terminals in the order of their ids, after `after`.
     fn list_terminals(&self, app: AppId, after: Option<&TerminalId>, limit: usize) -> Vec<TerminalView>;
-    /// The id behind a number, registered or lent.
-    fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId>;
+    /// The ids behind numbers in ascending order, registered or lent.
+    fn terminal_ids(&self, nos: &[TerminalNo]) -> Vec<Option<TerminalId>>;
     /// Credentials of this terminal issued at or before this (seconds since the epoch) are void.
     fn revoked_until(&self, app: AppId, id: &TerminalId) -> u64;
     /// Whether it has a session that outlives its connection.

@@ -116,8 +116,8 @@ impl Control for ControlHandle {
         self.group().tables().list_terminals(app, after, limit).into_iter().map(terminal_view).collect()
     }
 
-    fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId> {
-        self.group().tables().terminal_by_no(no).map(|record| record.id)
+    fn terminal_ids(&self, nos: &[TerminalNo]) -> Vec<Option<TerminalId>> {
+        self.group().tables().terminal_ids(nos)
     }
 
     fn revoked_until(&self, app: AppId, id: &TerminalId) -> u64 {

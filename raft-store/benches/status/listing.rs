@@ -31,8 +31,7 @@ pub(crate) fn measure(log: &mut Log, terminals: u32, report: &mut Report) -> Res
             if page.is_empty() {
                 return listed;
             }
-            let names = page.iter().filter_map(|no| log.tables.terminal_by_no(*no).map(|record| record.id));
-            listed += names.collect::<Vec<_>>().len();
+            listed += log.tables.terminal_ids(&page).into_iter().flatten().count();
             if listed % (64 * PAGE_LEN) == 0 {
                 most = most.max(resident(std::process::id()).0);
             }
