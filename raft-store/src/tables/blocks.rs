@@ -21,6 +21,8 @@ pub(crate) struct BlockSets {
     pub(crate) pending: RoaringBitmap,
     /// By state code.
     pub(crate) settled: BTreeMap<u8, RoaringBitmap>,
+    /// Of the delivered, those who were sent before: the stored set of *sent* still has them.
+    late: RoaringBitmap,
 }
 
 /// What settling changed: who is newly in the state.
@@ -34,7 +36,7 @@ pub(crate) struct Settled {
 
 impl BlockSets {
     pub(crate) fn new(audience: RoaringBitmap, qos0: RoaringBitmap) -> Self {
-        Self { pending: audience.clone(), audience, qos0, settled: BTreeMap::new() }
+        Self { pending: audience.clone(), audience, qos0, ..Self::default() }
     }
 
     /// Reads the committed sets of a block from its rows, [`keys::set_block`].
@@ -65,6 +67,7 @@ impl BlockSets {
         {
             from_sent = &*sent & terminals;
             *sent -= &from_sent;
+            self.late |= &from_sent;
         }
         if !from_pending.is_empty() || !from_sent.is_empty() {
             let settled = self.settled.entry(state.code()).or_default();
@@ -82,9 +85,15 @@ impl BlockSets {
         }
     }
 
+    /// The set of a state as it is stored: all that were ever merged into it.
+    pub(super) fn stored(&self, code: u8) -> Option<RoaringBitmap> {
+        let set = self.settled.get(&code)?;
+        Some(if code == State::Sent.code() { set | &self.late } else { set.clone() })
+    }
+
     /// Memory this takes, roughly: what the cache is bounded by.
     pub(super) fn size(&self) -> usize {
-        let fixed = [&self.audience, &self.qos0, &self.pending];
+        let fixed = [&self.audience, &self.qos0, &self.pending, &self.late];
         let sets = fixed.into_iter().chain(self.settled.values());
         128 + sets.map(|set| 64 + set.serialized_size()).sum::<usize>()
     }
@@ -93,6 +102,7 @@ impl BlockSets {
     fn derive(&mut self) {
         let delivered = self.settled.get(&State::Delivered.code()).cloned().unwrap_or_default();
         if let Some(sent) = self.settled.get_mut(&State::Sent.code()) {
+            self.late = &*sent & &delivered;
             *sent -= delivered;
         }
         self.pending = self.settled.values().fold(self.audience.clone(), |pending, set| pending - set);
@@ -154,5 +164,7 @@ mod tests {
         assert_eq!(block.in_state(State::Delivered), RoaringBitmap::from_iter([4, 7]));
         assert_eq!(block.in_state(State::Expired), (5..7).collect());
         assert_eq!(block.in_state(State::Pending), (8..10).collect());
+        assert_eq!(block.stored(State::Sent.code()), Some((0..5).collect()));
+        assert_eq!(block.stored(State::Delivered.code()), Some(RoaringBitmap::from_iter([4, 7])));
     }
 }

@@ -623,6 +623,12 @@ pub(crate) fn block_and_kind_of(key: &[u8]) -> Option<(u16, u8)> {
     Some((u16::from_be_bytes([high, low]), kind))
 }
 
+/// Push, block and kind of a set key.
+pub(crate) fn set_of(key: &[u8]) -> Option<(PushId, u16, u8)> {
+    let (block, kind) = block_and_kind_of(key)?;
+    Some((PushId(time_of(key)?), block, kind))
+}
+
 /// The edge after the tag.
 pub(crate) fn edge_of(key: &[u8]) -> Option<NodeId> {
     time_of(key).map(NodeId)
