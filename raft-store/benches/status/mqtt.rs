@@ -11,13 +11,17 @@ use std::{
 use crate::{Result, registry::id};
 
 /// No byte for anybody for so long: everything has arrived.
-const QUIET: Duration = Duration::from_millis(1_500);
+const QUIET: Duration = Duration::from_secs(5);
 const PASS: Duration = Duration::from_millis(5);
+/// A terminal that was turned away comes again after this.
+const AGAIN: Duration = Duration::from_millis(500);
 
 struct Terminal {
+    no: u32,
     socket: TcpStream,
     bytes: Vec<u8>,
     connected: bool,
+    again: Option<Instant>,
 }
 
 /// Arguments: the edge that will die, the other one, the numbers of the terminals as `first step count`.
@@ -29,22 +33,53 @@ pub(crate) fn main(words: impl Iterator<Item = String>) -> Result<()> {
     let (first, step, count): (u32, u32, u32) = (first.parse()?, step.parse()?, count.parse()?);
     let nos = || (0..count).map(|n| first + n * step);
     let mut lines = std::io::stdin().lock().lines();
-    let mut before = connect(dies, nos())?;
-    let (got, _) = receive(&mut before, false)?;
+    let mut before = nos().map(|no| Terminal::connect(dies, no)).collect::<Result<Vec<_>>>()?;
+    let (got, _) = receive(dies, &mut before, false)?;
     println!("{got}");
     lines.next().transpose()?;
     drop(before);
     let begin = Instant::now();
-    let mut after = connect(stays, nos())?;
-    let (got, took) = receive(&mut after, true)?;
+    let mut after = nos().map(|no| Terminal::connect(stays, no)).collect::<Result<Vec<_>>>()?;
+    let (got, took) = receive(stays, &mut after, true)?;
     let connected = after.iter().filter(|terminal| terminal.connected).count();
     println!("{connected} {got} {}", (begin.elapsed() - took).as_millis());
     lines.next().transpose()?;
     Ok(())
 }
 
-fn connect(address: &str, nos: impl Iterator<Item = u32>) -> Result<Vec<Terminal>> {
-    let connect = |no| {
+/// Until it is quiet; answers how many messages came, and how long it has been quiet.
+fn receive(address: &str, terminals: &mut [Terminal], acknowledge: bool) -> Result<(u64, Duration)> {
+    let (mut got, mut last) = (0, Instant::now());
+    let mut buffer = vec![0; 64 * 1024];
+    while last.elapsed() < QUIET || !terminals.iter().all(|terminal| terminal.connected) {
+        if last.elapsed() > 12 * QUIET {
+            return Err("terminals were not connected in time".into());
+        }
+        for terminal in terminals.iter_mut() {
+            if let Some(again) = terminal.again {
+                if again <= Instant::now() {
+                    *terminal = Terminal::connect(address, terminal.no)?;
+                }
+                continue;
+            }
+            match terminal.socket.read(&mut buffer) {
+                Ok(0) => terminal.turned_away(),
+                Ok(len) => {
+                    terminal.bytes.extend_from_slice(&buffer[..len]);
+                    got += terminal.take(acknowledge)?;
+                    last = Instant::now();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => terminal.turned_away(),
+            }
+        }
+        std::thread::sleep(PASS);
+    }
+    Ok((got, last.elapsed()))
+}
+
+impl Terminal {
+    fn connect(address: &str, no: u32) -> Result<Self> {
         let mut socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
         let (id, mut packet) = (id(no), vec![0x10, 0]);
@@ -55,37 +90,15 @@ fn connect(address: &str, nos: impl Iterator<Item = u32>) -> Result<Vec<Terminal
         packet[1] = (packet.len() - 2) as u8;
         socket.write_all(&packet)?;
         socket.set_nonblocking(true)?;
-        Ok(Terminal { socket, bytes: Vec::new(), connected: false })
-    };
-    nos.map(connect).collect()
-}
-
-/// Until it is quiet; answers how many messages came, and how long it has been quiet.
-fn receive(terminals: &mut [Terminal], acknowledge: bool) -> Result<(u64, Duration)> {
-    let (mut got, mut last) = (0, Instant::now());
-    let mut buffer = vec![0; 64 * 1024];
-    while last.elapsed() < QUIET || !terminals.iter().all(|terminal| terminal.connected) {
-        if last.elapsed() > 20 * QUIET {
-            return Err("terminals were not connected in time".into());
-        }
-        for terminal in terminals.iter_mut() {
-            match terminal.socket.read(&mut buffer) {
-                Ok(0) => return Err("a connection was closed".into()),
-                Ok(len) => {
-                    terminal.bytes.extend_from_slice(&buffer[..len]);
-                    got += terminal.take(acknowledge)?;
-                    last = Instant::now();
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        std::thread::sleep(PASS);
+        Ok(Self { no, socket, bytes: Vec::new(), connected: false, again: None })
     }
-    Ok((got, last.elapsed()))
-}
 
-impl Terminal {
+    /// As any terminal: it tries again.
+    fn turned_away(&mut self) {
+        self.connected = false;
+        self.again = Some(Instant::now() + AGAIN);
+    }
+
     /// Takes whole packets; answers how many were messages.
     fn take(&mut self, acknowledge: bool) -> Result<u64> {
         let (mut got, mut answer) = (0, Vec::new());
@@ -104,8 +117,8 @@ impl Terminal {
             }
             self.bytes.drain(..len);
         }
-        if acknowledge && !answer.is_empty() {
-            self.socket.write_all(&answer)?;
+        if acknowledge && !answer.is_empty() && self.socket.write_all(&answer).is_err() {
+            self.turned_away();
         }
         Ok(got)
     }
