@@ -65,6 +65,8 @@ fn a_terminal_is_owed_the_same_before_and_after_few_are_left_in_its_block() {
     const ALL: u32 = 70_000;
     let mut store = Store::new();
     store.register(ALL);
+    store.push(PushKind::Identity, Audience::Terminals(Vec::new()));
+    store.purge();
     let one = |store: &Store, no, upto| store.tables.owed(TerminalNo(no), PushId(0), upto, 0, 9);
     // Of the second block, 4,465 are in the audience: sparse is up to 558; of the first, up to 1,024.
     for (left, rows) in
@@ -131,6 +133,7 @@ fn the_audience_at_the_limit_is_small_and_the_next_is_broad_and_both_count_the_s
 fn a_purge_leaves_nothing_of_a_push() {
     let mut store = Store::new();
     store.register(200);
+    store.push(PushKind::Identity, Audience::Terminals(Vec::new()));
     store.purge();
     let before = rows_besides_head(&store);
     let pushes = [

@@ -5,12 +5,13 @@
 //! settled there would cost each terminal of the block a look. It is *sparse* in a block when few are pending
 //! ([`is_sparse`]); then they have rows of their own. What is pending of a block only becomes less, so a push becomes
 //! sparse in it once, and never writes rows for more than an eighth of its audience there, or [`ALWAYS_SPARSE`] of them.
+//! A push that is released by a plan has rows for blocks only: what is pending of it is not all owed.
 
 use cluster_proto::{PushId, State, TerminalNo};
 use roaring::RoaringBitmap;
 
 use super::{
-    blocks::BlockSets,
+    blocks::{BlockSets, Settled},
     db::Read,
     error::StoreError,
     keys::{self, Key},
@@ -39,7 +40,7 @@ pub(crate) fn accept(
 ) -> Vec<(u8, u64)> {
     let len = audience.len();
     for (block, part) in audience.blocks {
-        if is_sparse(part.any.len(), part.any.len()) {
+        if !value.held && is_sparse(part.any.len(), part.any.len()) {
             rows(push, &part.any, &part.qos0, value).for_each(|(key, row)| txn.insert(key, &row));
         } else {
             txn.insert(keys::block_pending(block, push), &value);
@@ -49,32 +50,59 @@ pub(crate) fn accept(
     vec![(State::Pending.code(), len)]
 }
 
-/// Settles terminals of one block. `value`: what the owed indexes say of the push.
+/// Settles terminals of one block; answers what changed.
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
     push: PushId,
     counts: &mut Vec<(u8, u64)>,
     block: u16,
-    (terminals, state): (&RoaringBitmap, State),
-    value: OwedValue,
-) -> Result<(), StoreError> {
+    terminals: &RoaringBitmap,
+    state: State,
+) -> Result<Settled, StoreError> {
     let settled = txn.settle_block(push, block, terminals, state)?;
     let (from_pending, from_sent) = (settled.from_pending.len(), settled.from_sent.len());
     add(counts, state, from_pending + from_sent);
     subtract(counts, State::Pending, from_pending);
     subtract(counts, State::Sent, from_sent);
-    if from_pending == 0 {
+    Ok(settled)
+}
+
+/// The owed indexes of a push without a plan after some of a block are not pending any more; `value`: what they say of it.
+pub(crate) fn follow_owed(
+    txn: &mut Txn<'_>,
+    push: PushId,
+    block: u16,
+    gone: &RoaringBitmap,
+    value: OwedValue,
+) -> Result<(), StoreError> {
+    if gone.is_empty() {
         return Ok(());
     }
     let sets = txn.block(push, block)?;
     let (audience, pending) = (sets.audience.len(), sets.pending.len());
-    if is_sparse(audience, pending + from_pending) {
-        for no in settled.from_pending {
+    if is_sparse(audience, pending + gone.len()) {
+        for no in gone {
             txn.delete(keys::owed_broad(TerminalNo(no), push));
         }
     } else if is_sparse(audience, pending) {
         txn.delete(keys::block_pending(block, push));
         rows(push, &sets.pending, &sets.qos0, value).for_each(|(key, row)| txn.insert(key, &row));
+    }
+    Ok(())
+}
+
+/// Writes the owed indexes of a push without a plan anew, for a block where some are pending.
+pub(crate) fn mark_owed(
+    txn: &mut Txn<'_>,
+    push: PushId,
+    block: u16,
+    value: OwedValue,
+) -> Result<(), StoreError> {
+    let sets = txn.block(push, block)?;
+    if is_sparse(sets.audience.len(), sets.pending.len()) {
+        rows(push, &sets.pending, &sets.qos0, value).for_each(|(key, row)| txn.put(key, &row));
+    } else {
+        txn.put(keys::block_pending(block, push), &value);
     }
     Ok(())
 }
@@ -89,32 +117,6 @@ fn rows(
     pending.iter().map(move |no| {
         (keys::owed_broad(TerminalNo(no), push), OwedValue { qos0: qos0.contains(no), ..value })
     })
-}
-
-pub(crate) fn withdraw(
-    txn: &mut Txn<'_>,
-    push: PushId,
-    counts: &mut Vec<(u8, u64)>,
-    in_flight: &RoaringBitmap,
-    value: OwedValue,
-    state: State,
-) -> Result<(), StoreError> {
-    for block in blocks(txn, push)? {
-        let mut pending = txn.block(push, block)?.pending.clone();
-        pending -= in_flight;
-        settle(txn, push, counts, block, (&pending, state), value)?;
-        let left = txn.block(push, block)?;
-        if left.pending.is_empty() {
-            continue;
-        }
-        // The index must say that it is withdrawn.
-        if is_sparse(left.audience.len(), left.pending.len()) {
-            rows(push, &left.pending, &left.qos0, value).for_each(|(key, row)| txn.put(key, &row));
-        } else {
-            txn.put(keys::block_pending(block, push), &value);
-        }
-    }
-    Ok(())
 }
 
 /// The union over all blocks.

@@ -4,7 +4,8 @@ use cluster_proto::{PushId, State, TerminalNo};
 use roaring::RoaringBitmap;
 
 use super::{
-    keys, owed,
+    owed,
+    release::Waves,
     txn::Txn,
     value::{OVER_QUOTA, OwedValue, SmallTarget},
 };
@@ -30,38 +31,29 @@ pub(crate) fn accept(
     Ok(targets)
 }
 
+/// Answers who is newly in the state.
+#[must_use]
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
     push: PushId,
+    waves: &Waves,
     targets: &mut [SmallTarget],
     terminals: &RoaringBitmap,
     state: State,
-) {
+) -> RoaringBitmap {
+    let mut gained = RoaringBitmap::new();
     for target in targets.iter_mut().filter(|target| terminals.contains(target.no)) {
         // A state of a newer version is final.
         let Some(before) = State::from_code(target.state).filter(|before| before.may_become(state)) else {
             continue;
         };
         target.state = state.code();
+        gained.insert(target.no);
         if before == State::Pending {
-            owed::remove(txn, TerminalNo(target.no), push);
+            owed::remove(txn, TerminalNo(target.no), waves.of_terminal(push, target.no).0);
         }
     }
-}
-
-pub(crate) fn withdraw(
-    txn: &mut Txn<'_>,
-    push: PushId,
-    targets: &mut [SmallTarget],
-    in_flight: &RoaringBitmap,
-    value: OwedValue,
-    state: State,
-) {
-    let pending = in_state(targets, State::Pending);
-    settle(txn, push, targets, &(&pending - in_flight), state);
-    for target in targets.iter().filter(|target| target.state == State::Pending.code()) {
-        txn.put(keys::owed(TerminalNo(target.no), push), &OwedValue { qos0: target.qos0, ..value });
-    }
+    gained
 }
 
 pub(crate) fn in_state(targets: &[SmallTarget], state: State) -> RoaringBitmap {

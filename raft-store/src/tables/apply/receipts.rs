@@ -7,8 +7,19 @@ use cluster_proto::{
 
 use crate::{
     Applied,
-    tables::{error::StoreError, exchanges, push::PushSets, txn::Txn},
+    tables::{
+        db::Read as _,
+        error::StoreError,
+        exchanges, keys,
+        push::PushSets,
+        receipts,
+        txn::Txn,
+        value::{ReceiptCount, Stored as _},
+    },
 };
+
+/// Bytes of deltas removed by one command: they are read for it.
+const PURGE_LEN_MAX: u64 = 8 * 1024 * 1024;
 
 pub(super) fn record(
     txn: &mut Txn<'_>,
@@ -45,4 +56,46 @@ fn state(outcome: Outcome, push: &PushSets) -> Option<State> {
         Outcome::Dropped(reason) => Some(State::Dropped(reason)),
         Outcome::NotWritten => push.row.withdrawn.map(|why| why.state()),
     }
+}
+
+/// Removes the oldest deltas of streams that are too old or too many.
+pub(super) fn purge(
+    txn: &mut Txn<'_>,
+    before_ms: u64,
+    bytes_max: u64,
+    limit: u32,
+) -> Result<Applied, StoreError> {
+    let is_due =
+        |count: &ReceiptCount| count.rows > 0 && (count.first_at_ms < before_ms || count.bytes > bytes_max);
+    let mut due = Vec::new();
+    txn.scan_prefix(&keys::receipt_counts(), &mut |key, bytes| {
+        let count = ReceiptCount::decode(key, bytes)?;
+        let app = keys::app_of(key).ok_or_else(|| StoreError::damaged("receipt count key", key))?;
+        due.extend(is_due(&count).then_some((app, count)));
+        Ok(true)
+    })?;
+    let (mut rows_left, mut len_left) = (limit, PURGE_LEN_MAX);
+    for (app, mut count) in due {
+        let (mut removed, mut first_at_ms) = (Vec::new(), None);
+        let begin = keys::receipts(app, count.begin.0, count.begin.1);
+        txn.scan(&begin, keys::prefix_end(&keys::receipts_of(app)), &mut |key, bytes| {
+            count.first_at_ms = receipts::time_of(key, bytes)?;
+            if rows_left == 0 || len_left == 0 || !is_due(&count) {
+                first_at_ms = Some(count.first_at_ms);
+                return Ok(false);
+            }
+            let (index, part) =
+                keys::receipts_place_of(key).ok_or_else(|| StoreError::damaged("receipts key", key))?;
+            let len = receipts::row_len(key, bytes);
+            (count.begin, count.rows) = ((index, part + 1), count.rows - 1);
+            count.bytes = count.bytes.saturating_sub(len);
+            (rows_left, len_left) = (rows_left - 1, len_left.saturating_sub(len));
+            removed.push(key.to_vec());
+            Ok(true)
+        })?;
+        count.first_at_ms = first_at_ms.unwrap_or(0);
+        removed.into_iter().for_each(|key| txn.delete(key));
+        txn.put(keys::receipt_count(app), &count);
+    }
+    Ok(Applied::Done)
 }
