@@ -11,7 +11,7 @@ DIR    ?= .cluster
 MINUTES ?= 5
 FUZZ_TARGETS := decode_v3 decode_v5 session
 
-.PHONY: help setup build demo test interop cluster cluster-down chaos fuzz fuzz-smoke ci fix fmt-check clippy layers links check-guide doc
+.PHONY: help setup build demo test interop bench-status cluster cluster-down chaos fuzz fuzz-smoke ci fix fmt-check clippy layers links check-guide doc
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ interop: ## paho-mqtt, gmqtt and MQTT.js against a cluster (installed by scripts
 
 chaos: build ## faults against a release build: MINUTES=5 SEED=random
 	@$(CARGO) run --quiet --release -p chaos-tests -- run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+# With TERMINALS, a trial that leaves the document as it is: 100000 take half a minute.
+bench-status: build ## what the status of broad pushes costs, with 10 million terminals: docs/benchmarks.md
+	@. scripts/env.sh && cargo bench --profile release -p raft-store --bench status -- \
+	  --carillon "$$CARGO_TARGET_DIR/release/carillon" \
+	  $(if $(TERMINALS),--terminals $(TERMINALS),--terminals 10000000 --docs $(CURDIR)/docs/benchmarks.md)
 
 fuzz: ## every fuzz target in turn, MINUTES each
 	@for target in $(FUZZ_TARGETS); do scripts/fuzz.sh $$target $$((60 * $(MINUTES))) || exit 1; done

@@ -4,7 +4,7 @@
 mod world;
 
 use cluster_proto::{
-    AppId, Audience, Outcome, PushId, PushKind, Qos, State, TerminalNo, TerminalSet,
+    AppId, Audience, DropReason, Outcome, PushId, PushKind, Qos, State, TerminalNo, TerminalSet,
     limits::{SMALL_AUDIENCE_MAX, SUBSCRIPTIONS_PER_SESSION_MAX},
     link::{Subscription, SubscriptionOptions, WillFate},
 };
@@ -61,6 +61,59 @@ fn a_push_to_all_spans_blocks_and_each_settles_on_its_own() {
 }
 
 #[test]
+fn a_terminal_is_owed_the_same_before_and_after_few_are_left_in_its_block() {
+    const ALL: u32 = 70_000;
+    let mut store = Store::new();
+    store.register(ALL);
+    store.push(PushKind::Identity, Audience::Terminals(Vec::new()));
+    store.purge();
+    let one = |store: &Store, no, upto| store.tables.owed(TerminalNo(no), PushId(0), upto, 0, 9);
+    // Of the second block, 4,465 are in the audience: sparse is up to 558; of the first, up to 1,024.
+    for (left, rows) in
+        [(66_100..=66_657, true), (66_100..=66_658, false), (1..=1_024, true), (1..=1_025, false)]
+    {
+        let before = store.tables.row_count().unwrap();
+        let push = store.push(PushKind::Identity, Audience::All);
+        let (pending, outside) = (*left.start(), *left.end() + 1);
+        store.receipt(push, Outcome::Delivered, set((1..=ALL).filter(|no| !left.contains(no))));
+        let stored = store.tables.row_count().unwrap() - before;
+        assert_eq!(stored > 500, rows, "{stored} rows of {push} with {left:?} pending");
+        assert_eq!(one(&store, pending, push).len(), 1);
+        assert_eq!(store.tables.owed_len(TerminalNo(pending), 9), 1);
+        assert!(one(&store, outside, push).is_empty() && store.tables.owed_len(TerminalNo(outside), 9) == 0);
+
+        store.deliver(push, TerminalNo(pending));
+        assert!(one(&store, pending, push).is_empty());
+        // Recalled while two are in flight: they are not handed it again, and settle with their answers.
+        let in_flight = set([pending + 1, pending + 2]);
+        let cancel = CommandBody::CancelPush { app: AppId::DEFAULT, push, in_flight: in_flight.clone() };
+        store.apply(cancel);
+        assert!(one(&store, pending + 1, push).is_empty());
+        assert_eq!(store.tables.owed_len(TerminalNo(pending + 1), 9), 1);
+        store.receipt(push, Outcome::NotWritten, in_flight);
+        assert_eq!(store.tables.owed_len(TerminalNo(pending + 1), 9), 0);
+        store.purge();
+        assert_eq!(store.tables.row_count().unwrap(), before);
+    }
+}
+
+#[test]
+fn the_end_of_a_session_settles_what_it_was_owed_with_few_others() {
+    let mut store = Store::new();
+    for n in 0..80 {
+        subscribe(&mut store, n, "a");
+    }
+    let push = store.publish("a");
+    let nos: Vec<_> = store.tables.audience(push).unwrap().iter().collect();
+    store.receipt(push, Outcome::Delivered, nos[..75].iter().copied().collect());
+    let left = *nos.last().unwrap();
+    let n = (0..80).find(|n| store.tables.terminal_no(AppId::DEFAULT, &id(*n)) == Some(left)).unwrap();
+    end(&mut store, n);
+    assert_eq!(store.tables.state_of(push, left), Some(State::Dropped(DropReason::SessionGone)));
+    assert_eq!(store.count(push, State::Pending), 4);
+}
+
+#[test]
 fn the_audience_at_the_limit_is_small_and_the_next_is_broad_and_both_count_the_same() {
     let mut store = Store::new();
     store.register(100);
@@ -80,6 +133,7 @@ fn the_audience_at_the_limit_is_small_and_the_next_is_broad_and_both_count_the_s
 fn a_purge_leaves_nothing_of_a_push() {
     let mut store = Store::new();
     store.register(200);
+    store.push(PushKind::Identity, Audience::Terminals(Vec::new()));
     store.purge();
     let before = rows_besides_head(&store);
     let pushes = [
@@ -109,7 +163,7 @@ fn a_lent_number_returns_when_the_last_push_that_may_name_it_is_purged() {
     assert_eq!(first, TerminalNo::UNREGISTERED_FIRST);
     let push = store.push(PushKind::Topic, Audience::Topic);
     end(&mut store, 1);
-    assert_eq!(store.count(push, State::Dropped(cluster_proto::DropReason::SessionGone)), 1);
+    assert_eq!(store.count(push, State::Dropped(DropReason::SessionGone)), 1);
     assert_eq!(store.tables.terminal_by_no(first).unwrap().id, id(1), "the push's targets still have a name");
 
     let second = subscribe(&mut store, 2, "a");

@@ -214,8 +214,8 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn terminal_by_no(&self, no: TerminalNo) -> Option<TerminalView>;
     /// The last day each was connected or registered on, days since the epoch; those who were not for long are left out.
     fn last_seen(&self, terminals: &TerminalSet) -> BTreeMap<TerminalNo, u32>;
-    /// The id behind a number, registered or lent.
-    fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId>;
+    /// The ids behind numbers in ascending order, registered or lent.
+    fn terminal_ids(&self, nos: &[TerminalNo]) -> Vec<Option<TerminalId>>;
     /// Credentials of this terminal issued at or before this (seconds since the epoch) are void.
     fn revoked_until(&self, app: AppId, id: &TerminalId) -> u64;
     /// Whether it has a session that outlives its connection.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cluster_proto::{
-    AppId, AppReceipt, Audience, DropReason, PushId, State, TerminalNo, TerminalSet,
+    AppId, AppReceipt, Audience, DropReason, PushId, State, TerminalId, TerminalNo, TerminalSet,
     admin::{self, TargetState, pushes_server::Pushes},
     credential::Scope,
 };
@@ -73,7 +73,7 @@ impl<C: Control> Pushes for Services<C> {
             let meant = control.resolve(&trial.audience, app, &trial.topic, online.as_ref());
             meant.map(|meant| admin::DryRunResponse {
                 audience: meant.len(),
-                sample: spread(&meant, trial.sample).map(|no| shown(&control, no)).collect(),
+                sample: shown(&control, &spread(&meant, trial.sample).collect::<Vec<_>>()),
             })
         });
         let resolved = resolved.await.map_err(|_| status::unavailable("this node is going down"))?;
@@ -281,9 +281,10 @@ fn spread(set: &TerminalSet, count: usize) -> impl Iterator<Item = TerminalNo> +
     (0..count).filter_map(move |n| set.0.select((n * len / count) as u32).map(TerminalNo))
 }
 
-/// How a terminal is listed.
-fn shown<C: Control>(control: &C, no: TerminalNo) -> String {
-    control.terminal_id(no).map_or_else(|| format!("#{no}"), Into::into)
+/// How terminals in ascending order are listed.
+fn shown<C: Control>(control: &C, nos: &[TerminalNo]) -> Vec<String> {
+    let shown = |(no, id): (_, Option<TerminalId>)| id.map_or_else(|| format!("#{no}"), Into::into);
+    nos.iter().zip(control.terminal_ids(nos)).map(shown).collect()
 }
 
 /// The ids of a set, a page at a time: a broad audience is never in memory as text.
@@ -292,7 +293,8 @@ fn pages<C: Control>(
     targets: TerminalSet,
 ) -> impl futures_util::Stream<Item = Result<admin::ListTargetsResponse, Status>> + Send {
     unfold((control, targets.0.into_iter()), |(control, mut rest)| async move {
-        let ids: Vec<_> = rest.by_ref().take(PAGE_LEN).map(|no| shown(&control, TerminalNo(no))).collect();
+        let nos: Vec<_> = rest.by_ref().take(PAGE_LEN).map(TerminalNo).collect();
+        let ids = shown(&control, &nos);
         if ids.is_empty() { None } else { Some((Ok(admin::ListTargetsResponse { ids }), (control, rest))) }
     })
 }

@@ -149,8 +149,8 @@ impl Control for ControlHandle {
         self.group().tables().last_seen(terminals, wall_ms())
     }
 
-    fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId> {
-        self.group().tables().terminal_by_no(no).map(|record| record.id)
+    fn terminal_ids(&self, nos: &[TerminalNo]) -> Vec<Option<TerminalId>> {
+        self.group().tables().terminal_ids(nos)
     }
 
     fn revoked_until(&self, app: AppId, id: &TerminalId) -> u64 {

@@ -23,6 +23,8 @@ pub(crate) struct BlockSets {
     pub(crate) settled: BTreeMap<u8, RoaringBitmap>,
     /// What applications reported, in the order of [`AppReceipt::ALL`]. Beside the states: in any of them, or in both.
     reported: [RoaringBitmap; 2],
+    /// Of the delivered, those who were sent before: the stored set of *sent* still has them.
+    late: RoaringBitmap,
 }
 
 /// What a report changed.
@@ -34,15 +36,13 @@ pub(crate) struct Reported {
     pub(crate) gained: RoaringBitmap,
 }
 
-/// What settling changed.
+/// What settling changed: who is newly in the state.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
-    /// Newly in the state: what the stored set must gain.
-    pub(crate) gained: RoaringBitmap,
-    /// How many of them were pending.
-    pub(crate) from_pending: u64,
-    /// How many of them were sent.
-    pub(crate) from_sent: u64,
+    /// Those who were pending.
+    pub(crate) from_pending: RoaringBitmap,
+    /// Those who were sent.
+    pub(crate) from_sent: RoaringBitmap,
 }
 
 impl BlockSets {
@@ -71,23 +71,23 @@ impl BlockSets {
 
     /// Moves `terminals` to `state`, those whose state allows it (I4).
     pub(crate) fn settle(&mut self, terminals: &RoaringBitmap, state: State) -> Settled {
-        let mut gained = &self.pending & terminals;
-        let from_pending = gained.len();
-        self.pending -= &gained;
-        let mut from_sent = 0;
+        let from_pending = &self.pending & terminals;
+        self.pending -= &from_pending;
+        let mut from_sent = RoaringBitmap::new();
         if State::Sent.may_become(state)
             && let Some(sent) = self.settled.get_mut(&State::Sent.code())
         {
-            let late = &*sent & terminals;
-            from_sent = late.len();
-            *sent -= &late;
-            gained |= late;
+            from_sent = &*sent & terminals;
+            *sent -= &from_sent;
+            self.late |= &from_sent;
         }
-        if !gained.is_empty() {
-            *self.settled.entry(state.code()).or_default() |= &gained;
+        if !from_pending.is_empty() || !from_sent.is_empty() {
+            let settled = self.settled.entry(state.code()).or_default();
+            *settled |= &from_pending;
+            *settled |= &from_sent;
         }
         debug_assert!(self.is_conserved(), "a block lost or doubled a terminal");
-        Settled { gained, from_pending, from_sent }
+        Settled { from_pending, from_sent }
     }
 
     /// Adds those of `terminals` that are in the audience to who reported `what`.
@@ -109,9 +109,15 @@ impl BlockSets {
         }
     }
 
+    /// The set of a state as it is stored: all that were ever merged into it.
+    pub(super) fn stored(&self, code: u8) -> Option<RoaringBitmap> {
+        let set = self.settled.get(&code)?;
+        Some(if code == State::Sent.code() { set | &self.late } else { set.clone() })
+    }
+
     /// Memory this takes, roughly: what the cache is bounded by.
     pub(super) fn size(&self) -> usize {
-        let fixed = [&self.audience, &self.qos0, &self.pending];
+        let fixed = [&self.audience, &self.qos0, &self.pending, &self.late];
         let sets = fixed.into_iter().chain(self.settled.values()).chain(&self.reported);
         128 + sets.map(|set| 64 + set.serialized_size()).sum::<usize>()
     }
@@ -120,6 +126,7 @@ impl BlockSets {
     fn derive(&mut self) {
         let delivered = self.settled.get(&State::Delivered.code()).cloned().unwrap_or_default();
         if let Some(sent) = self.settled.get_mut(&State::Sent.code()) {
+            self.late = &*sent & &delivered;
             *sent -= delivered;
         }
         self.pending = self.settled.values().fold(self.audience.clone(), |pending, set| pending - set);
@@ -180,10 +187,12 @@ mod tests {
         block.settle(&(0..5).collect(), State::Sent);
         block.settle(&(5..7).collect(), State::Expired);
         let late = block.settle(&(4..8).collect(), State::Delivered);
-        assert_eq!((late.from_sent, late.from_pending), (1, 1));
+        assert_eq!((late.from_sent.len(), late.from_pending.len()), (1, 1));
         assert_eq!(block.in_state(State::Sent), (0..4).collect());
         assert_eq!(block.in_state(State::Delivered), RoaringBitmap::from_iter([4, 7]));
         assert_eq!(block.in_state(State::Expired), (5..7).collect());
         assert_eq!(block.in_state(State::Pending), (8..10).collect());
+        assert_eq!(block.stored(State::Sent.code()), Some((0..5).collect()));
+        assert_eq!(block.stored(State::Delivered.code()), Some(RoaringBitmap::from_iter([4, 7])));
     }
 }

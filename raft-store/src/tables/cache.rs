@@ -44,6 +44,11 @@ impl BlockCache {
         Some(slot.sets.clone())
     }
 
+    /// Takes a block out, to be changed in place and inserted again: until then it is read from the tables.
+    pub(super) fn take(&mut self, push: PushId, block: u16) -> Option<Arc<BlockSets>> {
+        self.remove((push, block))
+    }
+
     pub(super) fn insert(&mut self, push: PushId, block: u16, sets: Arc<BlockSets>) {
         self.remove((push, block));
         self.uses += 1;
@@ -62,11 +67,11 @@ impl BlockCache {
         }
     }
 
-    fn remove(&mut self, id: Id) {
-        if let Some(slot) = self.blocks.remove(&id) {
-            self.order.remove(&slot.used);
-            self.len -= slot.len;
-        }
+    fn remove(&mut self, id: Id) -> Option<Arc<BlockSets>> {
+        let slot = self.blocks.remove(&id)?;
+        self.order.remove(&slot.used);
+        self.len -= slot.len;
+        Some(slot.sets)
     }
 }
 

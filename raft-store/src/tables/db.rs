@@ -15,8 +15,9 @@ use std::{
 
 use cluster_proto::PushId;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions, checkpoint::Checkpoint,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
+    DBCompressionType, DBRawIterator, FlushOptions, Options, ReadOptions, WriteBatch, WriteOptions,
+    checkpoint::Checkpoint,
 };
 
 use super::{
@@ -110,6 +111,22 @@ impl Db {
         let families =
             Family::ALL.into_iter().map(|family| self.family(family)).collect::<Result<Vec<_>, _>>()?;
         Ok(self.rocks.flush_cfs_opt(&families, &FlushOptions::default())?)
+    }
+
+    /// Bytes of the files of a family.
+    pub(super) fn disk_usage(&self, family: Family) -> Result<u64, StoreError> {
+        let mut sum = 0;
+        for files in ["rocksdb.live-sst-files-size", "rocksdb.live-blob-file-size"] {
+            sum += self.rocks.property_int_value_cf(self.family(family)?, files)?.unwrap_or_default();
+        }
+        Ok(sum)
+    }
+
+    pub(super) fn compact(&self) -> Result<(), StoreError> {
+        for family in Family::ALL {
+            self.rocks.compact_range_cf(self.family(family)?, None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
     }
 
     /// Hard links of all files, flushed first, into `directory`, which must not exist.
@@ -218,6 +235,12 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     table.set_bloom_filter(10.0, false);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // In small blocks: a whole filter of a large file does not stay in the cache, and would be read from disk for
+    // every key that is looked up (measured: 80 µs for each terminal registered beyond a million).
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(4 * 1024);
+    table.set_pin_top_level_index_and_filter(true);
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     options.set_compression_type(DBCompressionType::Lz4);
@@ -225,8 +248,6 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     match family {
         Family::Sets => {
             options.set_merge_operator_associative("carillon.set-union", merge::union);
-            // Bounds what a read has to merge before a flush (measured: 8 instead of 195 ms per listing).
-            options.set_max_successive_merges(64);
         }
         Family::Payloads => {
             // Payloads are never changed: large ones stay out of compaction.

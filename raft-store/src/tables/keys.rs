@@ -120,6 +120,7 @@ mod tag {
 
     pub(super) const OWED: u8 = 0x50;
     pub(super) const BLOCK_PENDING: u8 = 0x51;
+    pub(super) const OWED_BROAD: u8 = 0x52;
 
     pub(super) const SET: u8 = 0x60;
 
@@ -561,12 +562,22 @@ pub(crate) fn owed_by(no: TerminalNo) -> Key {
     Builder::new(tag::OWED).u32(no.0).done()
 }
 
-/// (block, push): a broad push with pending terminals in the block.
+/// (terminal, push): pending, of a broad audience that is sparse in the terminal's block.
+pub(crate) fn owed_broad(no: TerminalNo, push: PushId) -> Key {
+    Builder::new(tag::OWED_BROAD).u32(no.0).u64(push.0).done()
+}
+
+/// All broad pushes pending for a terminal, but those that are not sparse in its block.
+pub(crate) fn owed_broad_by(no: TerminalNo) -> Key {
+    Builder::new(tag::OWED_BROAD).u32(no.0).done()
+}
+
+/// (block, push): a broad push with many pending terminals in the block.
 pub(crate) fn block_pending(block: u16, push: PushId) -> Key {
     Builder::new(tag::BLOCK_PENDING).u16(block).u64(push.0).done()
 }
 
-/// All broad pushes pending in a block.
+/// All broad pushes with many pending terminals in a block.
 pub(crate) fn block_pendings(block: u16) -> Key {
     Builder::new(tag::BLOCK_PENDING).u16(block).done()
 }
@@ -728,6 +739,12 @@ pub(crate) fn block_and_kind_of(key: &[u8]) -> Option<(u16, u8)> {
     Some((u16::from_be_bytes([high, low]), kind))
 }
 
+/// Push, block and kind of a set key.
+pub(crate) fn set_of(key: &[u8]) -> Option<(PushId, u16, u8)> {
+    let (block, kind) = block_and_kind_of(key)?;
+    Some((PushId(time_of(key)?), block, kind))
+}
+
 /// The edge after the tag.
 pub(crate) fn edge_of(key: &[u8]) -> Option<NodeId> {
     time_of(key).map(NodeId)
@@ -849,6 +866,8 @@ mod tests {
             (app_count(AppId(1)), "0800000001"),
             (push(PushId(258)), "300000000000000102"),
             (owed(TerminalNo(3), PushId(4)), "50000000030000000000000004"),
+            (block_pending(3, PushId(4)), "5100030000000000000004"),
+            (owed_broad(TerminalNo(3), PushId(4)), "52000000030000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),
             (release_due(258, PushId(3)), "3800000000000001020000000000000003"),
             (wave(PushId(3)), "390000000000000003"),

@@ -1,7 +1,9 @@
-//! What terminals are owed: rows for small pushes, and for broad ones the pushes still pending in a block.
+//! What terminals are owed: rows for small pushes, and for broad ones rows too where few are pending in a block
+//! ([`super::broad`]), or else one for the block.
 //!
 //! The cost of reading follows what is owed, not how many pushes live. The quota counts small pushes only: a count
-//! of the broad ones would cost a look at every broad push of the block at every accept.
+//! of the broad ones would cost a look at every broad push of the block at every accept, and would depend on whether
+//! others of the block have got them.
 
 use std::collections::BTreeSet;
 
@@ -54,16 +56,19 @@ pub(crate) fn list(
     let is_live = |value: &OwedValue| !value.withdrawn && !value.held && value.expires_at_ms > now_ms;
     let of = |push, value: &OwedValue| value.wave.map_or(push, |wave| wave.push);
     let mut owed = Vec::new();
-    let visit: Visit<'_> = &mut |key, bytes| {
-        let (push, value) = (push_of(key)?, OwedValue::decode(key, bytes)?);
-        if is_live(&value) {
-            let OwedValue { qos0, expires_at_ms, .. } = value;
-            owed.push(OwedRow { push, of: of(push, &value), qos0, expires_at_ms });
-        }
-        Ok(owed.len() < limit)
-    };
-    tables.scan(&keys::owed(no, first), keys::after(keys::owed(no, upto)), visit)?;
-    let small = owed.len();
+    for key in [keys::owed, keys::owed_broad] {
+        let before = owed.len();
+        let visit: Visit<'_> = &mut |key, bytes| {
+            let (push, value) = (push_of(key)?, OwedValue::decode(key, bytes)?);
+            if is_live(&value) {
+                let OwedValue { qos0, expires_at_ms, .. } = value;
+                owed.push(OwedRow { push, of: of(push, &value), qos0, expires_at_ms });
+            }
+            Ok(owed.len() - before < limit)
+        };
+        tables.scan(&key(no, first), keys::after(key(no, upto)), visit)?;
+    }
+    let in_rows = owed.len();
     let visit: Visit<'_> = &mut |key, bytes| {
         let (push, value) = (push_of(key)?, OwedValue::decode(key, bytes)?);
         if is_live(&value) && value.wave.is_none_or(|wave| wave.slice.contains(no.0)) {
@@ -74,7 +79,7 @@ pub(crate) fn list(
                 owed.push(OwedRow { push, of, qos0, expires_at_ms });
             }
         }
-        Ok(owed.len() - small < limit)
+        Ok(owed.len() - in_rows < limit)
     };
     let block = no.block();
     tables.scan(&keys::block_pending(block, first), keys::after(keys::block_pending(block, upto)), visit)?;
@@ -86,6 +91,7 @@ pub(crate) fn list(
 /// How many pushes are pending for a terminal, counted up to `limit`.
 pub(crate) fn len(tables: &impl Read, no: TerminalNo, limit: usize) -> Result<usize, StoreError> {
     let mut len = tables.keys(&keys::owed_by(no), limit)?.len();
+    len += tables.keys(&keys::owed_broad_by(no), limit.saturating_sub(len))?.len();
     if len < limit {
         // A push with a plan has several rows in a block, and is owed once.
         let mut in_waves = BTreeSet::new();

@@ -76,15 +76,18 @@ impl PushSets {
         terminals: &RoaringBitmap,
         state: State,
     ) -> Result<RoaringBitmap, StoreError> {
+        let value = self.owed_value();
         let AudienceRow::Broad(counts) = &mut self.row.audience else { return Ok(RoaringBitmap::new()) };
-        let (gained, is_settled) = broad::settle(txn, self.id, counts, block, terminals, state)?;
-        if is_settled {
+        let settled = broad::settle(txn, self.id, counts, block, terminals, state)?;
+        if self.row.release.is_none() {
+            broad::follow_owed(txn, self.id, block, &settled.from_pending, value)?;
+        } else if !settled.from_pending.is_empty() && txn.block(self.id, block)?.pending.is_empty() {
             txn.delete(keys::block_pending(block, self.id));
             for (wave, _) in Waves::of(txn, self)?.iter() {
                 txn.delete(keys::block_pending(block, *wave));
             }
         }
-        Ok(gained)
+        Ok(settled.from_pending | settled.from_sent)
     }
 
     /// A wave begins: `pending`, who were held, are owed it.
@@ -176,7 +179,7 @@ impl PushSets {
         }
         for (block, pending) in by_block(&pending) {
             if self.row.release.is_none() {
-                txn.put(keys::block_pending(block, self.id), &value);
+                broad::mark_owed(txn, self.id, block, value)?;
                 continue;
             }
             txn.delete(keys::block_pending(block, self.id));

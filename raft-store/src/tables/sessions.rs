@@ -222,8 +222,10 @@ type Find = fn(&Txn<'_>, &Key) -> Result<Vec<PushId>, StoreError>;
 fn settle(txn: &mut Txn<'_>, terminals: &RoaringBitmap, find: Find, state: State) -> Result<(), StoreError> {
     let mut pushes = BTreeMap::<PushId, RoaringBitmap>::new();
     for no in terminals {
-        for push in find(txn, &keys::owed_by(TerminalNo(no)))? {
-            pushes.entry(push).or_default().insert(no);
+        for rows in [keys::owed_by(TerminalNo(no)), keys::owed_broad_by(TerminalNo(no))] {
+            for push in find(txn, &rows)? {
+                pushes.entry(push).or_default().insert(no);
+            }
         }
     }
     for (block, part) in by_block(terminals) {

@@ -164,6 +164,15 @@ pub(crate) struct TerminalRow {
     pub(crate) waits_for: Option<PushId>,
 }
 
+impl TerminalRow {
+    /// The id of a stored one, without the rest.
+    pub(crate) fn id_of(key: &[u8], bytes: &[u8]) -> Result<TerminalId, StoreError> {
+        let head = bytes.strip_prefix(&[Self::VERSION]);
+        let head = head.and_then(|rest| postcard::take_from_bytes::<(AppId, TerminalId)>(rest).ok());
+        head.map(|((_, id), _)| id).ok_or_else(|| StoreError::damaged(Self::NAME, key))
+    }
+}
+
 /// What terminals are found by in audiences, besides their ids. Only registered ones have any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Labels {

@@ -9,7 +9,7 @@ use raft_store::tables::{AppRecord, ReleasePhase, Tables};
 use crate::{
     Model,
     pushes::{Push, Told},
-    world::{DAY_MS, FILTERS, TOPICS, audience::meant, message},
+    world::{DAY_MS, FILTERS, REGISTERED, TOPICS, audience::meant, message},
 };
 
 impl Model {
@@ -117,7 +117,7 @@ impl Model {
                 self.compare_owed(tables, no);
             }
         }
-        for no in (1..=4).map(TerminalNo) {
+        for no in (1..=if all { REGISTERED } else { 4 }).map(TerminalNo) {
             self.compare_owed(tables, no);
         }
         let registered = tables.list_terminals(AppId::DEFAULT, None, usize::MAX);

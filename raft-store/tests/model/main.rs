@@ -70,6 +70,7 @@ fn run(seed: u64, cache_bytes: usize, slices: usize) {
             }
         }
         model.compare(&tables, slice % 20 == 0);
+        model.seen.sparse += model.pushes.sparse();
         model.compare_audience(&tables, &generator.expression(), &generator.some_online());
         if slice % 60 == 30 {
             machine.flush().unwrap();
@@ -103,6 +104,8 @@ struct Seen {
     states: BTreeSet<State>,
     purged: usize,
     broad: usize,
+    /// Broad pushes with few pending, each as often as it was looked at.
+    sparse: usize,
     /// Expressions that meant someone; how many of them only subscribers.
     expressions: (usize, usize),
     repeated: usize,
@@ -266,7 +269,7 @@ impl Model {
     fn assert_was_interesting(&self) {
         let seen = &self.seen;
         println!("{} pushes, {} returned numbers, {seen:?}", self.pushes.last, self.numbers.returned);
-        assert!(seen.broad > 10 && seen.purged > 20 && seen.states.len() >= 7);
+        assert!(seen.broad > 10 && seen.sparse > 20 && seen.purged > 20 && seen.states.len() >= 7);
         assert!(seen.waves > 20 && seen.low > 1);
         assert!(seen.expressions.0 > 20 && seen.expressions.1 > 5);
         assert!(seen.repeated > 0 && seen.resumed_outbound > 3 && seen.resumed_inbound > 1);

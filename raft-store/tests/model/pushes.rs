@@ -51,6 +51,13 @@ impl Pushes {
     pub(crate) fn oldest(&self) -> u64 {
         self.oldest + 1
     }
+
+    /// How many are broad and have few pending: those have rows of their own in the tables.
+    pub(crate) fn sparse(&self) -> usize {
+        let pending = |push: &Push| push.states.values().filter(|state| **state == State::Pending).count();
+        let broad = self.kept.values().filter(|push| push.states.len() > SMALL_AUDIENCE_MAX);
+        broad.filter(|push| (1..=8).contains(&pending(push))).count()
+    }
 }
 
 /// What an audience of a message depends on.

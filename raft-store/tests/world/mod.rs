@@ -249,7 +249,7 @@ impl Generator {
 
     fn some_of_audience(&mut self, push: PushId) -> TerminalSet {
         let audience = self.tables.audience(push).unwrap_or_default();
-        let share = [0.05, 0.5, 1.0].choose(&mut self.rng).copied().unwrap();
+        let share = [0.05, 0.5, 0.9, 1.0].choose(&mut self.rng).copied().unwrap();
         let mut some: TerminalSet = audience.iter().filter(|_| self.rng.random_bool(share)).collect();
         if self.rng.random_ratio(1, 4) {
             some.insert(self.no());

@@ -187,6 +187,7 @@ impl Store {
     pub fn purge(&mut self) {
         self.at_ms += 10_000;
         self.apply(CommandBody::PurgePushes { settled_before_ms: self.at_ms, limit: 1_000 });
+        self.apply(CommandBody::PurgeReceipts { before_ms: self.at_ms, bytes_max: 0, limit: 1_000 });
     }
 
     pub fn count(&self, push: PushId, state: State) -> u64 {

@@ -57,6 +57,10 @@ struct State_ {
 }
 
 impl Fake {
+    fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId> {
+        self.lock().terminals.values().find(|view| view.no == no).map(|view| view.id.clone())
+    }
+
     /// A founded group in which node 1 leads.
     pub(super) fn founded() -> Self {
         let fake = Self::new();
@@ -421,8 +425,8 @@ impl Control for Fake {
         terminals.iter().map(|no| (no, 100)).collect()
     }
 
-    fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId> {
-        self.lock().terminals.values().find(|view| view.no == no).map(|view| view.id.clone())
+    fn terminal_ids(&self, nos: &[TerminalNo]) -> Vec<Option<TerminalId>> {
+        nos.iter().map(|no| self.terminal_id(*no)).collect()
     }
 
     fn revoked_until(&self, _: AppId, id: &TerminalId) -> u64 {
