@@ -104,7 +104,8 @@ async fn update(
     client: &mut Client,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    let answer = client.call(Repeat::Same, request, |channel, request| async move {
+    // Of many terminals it takes long.
+    let answer = client.call(Repeat::Never, request, |channel, request| async move {
         client::terminals(channel).update(request).await
     });
     let admin::UpdateTerminalsResponse { changed, left } = answer.await?;
@@ -119,9 +120,8 @@ async fn delete(
     client: &mut Client,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    // By expression it may be made again; ids are not found the second time.
-    let repeat = if request.ids.is_empty() { Repeat::Same } else { Repeat::Never };
-    let answer = client.call(repeat, request, |channel, request| async move {
+    // Of many terminals it takes long, and ids are not found a second time.
+    let answer = client.call(Repeat::Never, request, |channel, request| async move {
         client::terminals(channel).delete(request).await
     });
     let deleted = answer.await?.deleted;
