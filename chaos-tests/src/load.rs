@@ -158,14 +158,13 @@ fn named(terminals: &BTreeSet<Terminal>) -> Of {
 
 fn request(key: Key, topic: String, audience: Of, ttl_ms: u64) -> PushRequest {
     PushRequest {
-        app: String::new(),
         audience: Some(Audience { of: Some(audience) }),
         topic,
         payload: key.payload(),
         qos: 1,
         ttl_ms,
         idempotency_key: format!("key-{}", key.0),
-        properties: None,
+        ..PushRequest::default()
     }
 }
 

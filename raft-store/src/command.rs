@@ -165,6 +165,25 @@ pub enum CommandBody {
     },
     /// Only uses up the sequence of its origin, which was refused what it asked.
     Nothing,
+    /// Goes on with the releases that are due; at most `limit` at a time.
+    ReleasePushes {
+        /// Bounds the work of one entry.
+        limit: u32,
+    },
+    /// Releases no more of a push until it is resumed.
+    HoldPush {
+        /// The app it must belong to.
+        app: AppId,
+        /// Which.
+        push: PushId,
+    },
+    /// Goes on with the release of a push that is held; the next stage follows whatever the share.
+    ResumePush {
+        /// The app it must belong to.
+        app: AppId,
+        /// Which.
+        push: PushId,
+    },
     /// Removes the oldest deltas of receipt streams, of every app that has any too old, or too many; at most `limit` rows
     /// at a time.
     PurgeReceipts {
@@ -309,7 +328,58 @@ pub struct AcceptPush {
 
 /// How a push is handed out. The default: at once, to everyone, in its turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PushOptions {}
+pub struct PushOptions {
+    /// Absent: at once, to everyone.
+    pub release: Option<ReleasePlan>,
+}
+
+/// When, and in which parts, a push is released: handed out to those who are connected, and owed to the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasePlan {
+    /// Not before this, milliseconds since the epoch; 0: at once. Its time to live begins then.
+    pub not_before_ms: u64,
+    /// In which parts.
+    pub pace: Pace,
+}
+
+/// In which parts a push is released.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pace {
+    /// All of it.
+    AtOnce,
+    /// So many terminals a second.
+    PerSecond(u32),
+    /// Evenly over so many milliseconds.
+    Over(u64),
+    /// A share, then more if it went well.
+    Stages {
+        /// Ascending; the last is everyone. At most [`cluster_proto::limits::STAGES_MAX`].
+        stages: Vec<Stage>,
+        /// What happens if it went badly.
+        on_low: OnLow,
+    },
+}
+
+/// One stage of a roll-out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Released are those of the audience in the buckets below this ([`cluster_proto::Sample`]): hundredths of a percent.
+    pub upto: u16,
+    /// Milliseconds until it is looked at how many have it.
+    pub wait_ms: u64,
+    /// The next stage follows if at least this share of all released have acknowledged by then, in hundredths of a
+    /// percent.
+    pub delivered_min: u16,
+}
+
+/// What happens to a roll-out of which too few have acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnLow {
+    /// It waits for somebody to resume or recall it.
+    Hold,
+    /// It is recalled.
+    Halt,
+}
 
 /// See [`AcceptPush::idempotency`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

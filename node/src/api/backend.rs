@@ -9,7 +9,7 @@ use raft_store::{
     Applied, CommandBody, Positions, Refusal,
     command::SigningKey,
     receipts::{PageLimits, ReceiptCursor, ReceiptPage},
-    tables::WebhookRecord,
+    tables::{ReleaseRecord, WebhookRecord},
 };
 use tokio::sync::watch;
 
@@ -96,6 +96,8 @@ pub struct PushView {
     pub accepted_at_ms: u64,
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
+    /// How far it is released, where it has a plan.
+    pub release: Option<ReleaseRecord>,
 }
 
 /// How many of an audience are in which state; states with nobody may be left out.
@@ -230,6 +232,8 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn group_in_audience(&self, push: PushId, no: TerminalNo) -> Option<(TerminalNo, String)>;
     /// When the connection of its session ended, milliseconds since the epoch; absent: it has one, or no session.
     fn offline_since_ms(&self, no: TerminalNo) -> Option<u64>;
+    /// The id under which a terminal of its audience is handed a push; absent: it is not released to it.
+    fn dispatched_to(&self, push: PushId, no: TerminalNo) -> Option<PushId>;
     /// How many pushes before this one it must still get, counted up to `limit`.
     fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize;
     /// The key that signs tokens; none before the cluster is founded.

@@ -25,6 +25,7 @@ pub mod forward;
 mod listener;
 mod pushes;
 mod receipts;
+mod release;
 pub mod server;
 mod start;
 pub mod status;

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Control, Gate,
     backend::{Counts, PushView},
+    release,
     server::Services,
     status,
     validate::{self, PushLimits},
@@ -40,7 +41,7 @@ impl<C: Control> Pushes for Services<C> {
         let name = validate::app_name(&request.app).to_owned();
         caller.in_app(&name)?;
         let app = self.app(&name).await?;
-        let mut accept = validate::push(request, app, self.limits)?;
+        let mut accept = validate::push(request, app, self.limits, self.gate.now_ms())?;
         if self.control.is_disk_full() {
             return Err(status::disk_full());
         }
@@ -91,6 +92,20 @@ impl<C: Control> Pushes for Services<C> {
             Applied::Done => self.status_of(app, push).await.map(Response::new),
             other => Err(status::unexpected(&other)),
         }
+    }
+
+    async fn hold(
+        &self,
+        request: Request<admin::HoldRequest>,
+    ) -> Result<Response<admin::StatusResponse>, Status> {
+        self.change_release(request, |app, push| CommandBody::HoldPush { app, push }).await
+    }
+
+    async fn resume(
+        &self,
+        request: Request<admin::HoldRequest>,
+    ) -> Result<Response<admin::StatusResponse>, Status> {
+        self.change_release(request, |app, push| CommandBody::ResumePush { app, push }).await
     }
 
     async fn status(
@@ -164,6 +179,22 @@ impl<C: Control> Services<C> {
         online.map(Some).ok_or_else(|| status::unavailable("the leader does not know yet who is online"))
     }
 
+    async fn change_release(
+        &self,
+        request: Request<admin::HoldRequest>,
+        command: impl FnOnce(AppId, PushId) -> CommandBody,
+    ) -> Result<Response<admin::StatusResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Push)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let (app, push) = (self.app(name).await?, PushId(request.push));
+        match self.control.propose(command(app, push)).await.map_err(status::propose)? {
+            Applied::Done => self.status_of(app, push).await.map(Response::new),
+            other => Err(status::unexpected(&other)),
+        }
+    }
+
     async fn asked(&self, request: Request<admin::StatusRequest>) -> Result<(AppId, PushId), Status> {
         let caller = self.gate.allow(&request, Scope::Read)?;
         let request = request.into_inner();
@@ -195,6 +226,7 @@ fn response(push: PushId, view: PushView, counts: &Counts, log_index: u64) -> ad
         accepted_at_ms: view.accepted_at_ms,
         expires_at_ms: view.expires_at_ms,
         log_index,
+        release: view.release.as_ref().map(release::status),
         ..Default::default()
     };
     for (state, n) in counts.by_state.iter().filter(|(_, n)| *n > 0) {

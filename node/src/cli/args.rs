@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use cluster_proto::Audience;
+use cluster_proto::{Audience, admin};
 use fabric_core::audience;
 
+use super::release;
 use crate::{config::parse_duration, transport::Roles};
 
 /// One push to many terminals, and exactly who has it.
@@ -83,6 +84,10 @@ pub(super) enum Command {
     Explain(ExplainArgs),
     /// Recalls a push from everyone who does not have it yet
     Cancel(CancelArgs),
+    /// Releases no more of a push with a schedule, a pace or stages, until it is resumed
+    Hold(HoldArgs),
+    /// Goes on with the release of a push that is held
+    Resume(HoldArgs),
     /// What became of every terminal of every push, from any kept position on
     Receipts(ReceiptsArgs),
     /// Where the receipts of an app are posted to
@@ -306,9 +311,40 @@ pub(super) struct PushArgs {
     /// User property (MQTT 5); may be repeated
     #[arg(long = "user-property", value_name = "NAME=VALUE", value_parser = key_value)]
     pub user_properties: Vec<(String, String)>,
+    #[command(flatten)]
+    pub release: ReleaseArgs,
     /// Repeating the command with the same key and content answers the first result; random if not given
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+/// When, and in which parts, a push is handed out.
+#[derive(Debug, Args)]
+pub(super) struct ReleaseArgs {
+    /// Hand it out not before this: 2026-12-24T18:00:00+01:00 or 2026-12-24T18:00:00[Europe/Madrid]
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// Hand it out to so many terminals a second
+    #[arg(long, value_name = "N", conflicts_with_all = ["over", "stages"])]
+    pub per_second: Option<u32>,
+    /// Hand it out evenly over this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "stages")]
+    pub over: Option<Duration>,
+    /// Hand it out in stages, each with the time after which it is looked at how many of all released have it, and the
+    /// least share that lets the next follow: 5%/10m/90%,25%/1h/95%,100%
+    #[arg(long, value_name = "STAGES", value_delimiter = ',', value_parser = release::stage)]
+    pub stages: Vec<admin::Stage>,
+    /// If fewer have it, recall it; without this it waits for `resume` or `cancel`
+    #[arg(long, requires = "stages")]
+    pub halt: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HoldArgs {
+    /// Push id
+    pub push: u64,
     #[command(flatten)]
     pub shared: Shared,
 }

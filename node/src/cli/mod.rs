@@ -18,6 +18,7 @@ mod nodes;
 mod output;
 mod pushes;
 mod receipts;
+mod release;
 mod terminals;
 mod webhooks;
 
@@ -153,6 +154,14 @@ async fn call(command: Command) -> Result<(), Failure> {
         Command::Cancel(args) => {
             let (mut client, mut out) = open(&args.shared)?;
             pushes::cancel(args, &mut client, &mut out).await
+        }
+        Command::Hold(args) => {
+            let (mut client, mut out) = open(&args.shared)?;
+            pushes::hold(args, &mut client, &mut out).await
+        }
+        Command::Resume(args) => {
+            let (mut client, mut out) = open(&args.shared)?;
+            pushes::resume(args, &mut client, &mut out).await
         }
         Command::Receipts(args) => {
             let (mut client, mut out) = open(&args.shared)?;

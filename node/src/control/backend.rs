@@ -147,6 +147,7 @@ impl Control for ControlHandle {
             topic: record.message.topic.clone(),
             accepted_at_ms: record.accepted_at_ms,
             expires_at_ms: record.expires_at_ms,
+            release: record.release,
         })
     }
 
@@ -167,6 +168,10 @@ impl Control for ControlHandle {
 
     fn offline_since_ms(&self, no: TerminalNo) -> Option<u64> {
         self.group().tables().session(no)?.detached_at_ms
+    }
+
+    fn dispatched_to(&self, push: PushId, no: TerminalNo) -> Option<PushId> {
+        self.group().tables().dispatched_to(push, no)
     }
 
     fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize {

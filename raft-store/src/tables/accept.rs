@@ -10,10 +10,11 @@ use super::{
     error::StoreError,
     keys,
     push::PushSets,
+    release,
     resolve::Resolved,
     small,
     txn::Txn,
-    value::{AudienceRow, IdempotencyRow, OVER_QUOTA, PushRow},
+    value::{AudienceRow, IdempotencyRow, OVER_QUOTA, OwedValue, PushRow, Slice},
 };
 use crate::{
     Effect,
@@ -34,7 +35,8 @@ pub(crate) fn push(
 ) -> Result<PushId, StoreError> {
     txn.head.last_push += 1;
     let push = PushId::new(GROUP, txn.head.last_push);
-    let expires_at_ms = txn.now_ms().saturating_add(ttl_ms);
+    let release = options.release.as_ref().and_then(|plan| release::begin(plan, txn.now_ms()));
+    let expires_at_ms = release.map_or(txn.now_ms(), |release| release.due_ms).saturating_add(ttl_ms);
     let (shown, qos0) = (audience.shown, TerminalSet(audience.union(|part| &part.qos0)));
     let is_kept = audience.len() > 0 || message.kind == PushKind::Identity || by_back_end;
     let pending = if is_kept {
@@ -49,6 +51,7 @@ pub(crate) fn push(
             settled_at_ms: None,
             idempotency: idempotency.map(|key| key.key.clone()),
             options,
+            release,
             audience: AudienceRow::Small(Vec::new()),
         };
         if let Some(IdempotencyKey { key, digest }) = idempotency {
@@ -56,12 +59,17 @@ pub(crate) fn push(
             txn.insert(keys::idempotency(message.app, key), &row);
         }
         txn.insert(keys::payload(push), &message);
-        store(txn, PushSets { id: push, row }, audience, &qos0.0)?
+        store(txn, PushSets { id: push, row, part: Slice::All }, audience, &qos0.0)?
     } else {
         not_kept(txn)
     };
+    if release.is_some() {
+        // Its waves will be dispatched.
+        return Ok(push);
+    }
     txn.effects.push(Effect::Accepted(Arc::new(AcceptedPush {
         push,
+        of: push,
         message: Arc::new(message),
         pending: TerminalSet(pending),
         shown,
@@ -88,7 +96,10 @@ fn store(
 ) -> Result<RoaringBitmap, StoreError> {
     let all = audience.union(|part| &part.any);
     txn.note_accepted(sets.row.app, sets.id, sets.row.audience_len);
-    let value = sets.owed_value();
+    let value = OwedValue { held: sets.row.release.is_some(), ..sets.owed_value() };
+    if let Some(release) = sets.row.release {
+        txn.insert(keys::release_due(release.due_ms, sets.id), &());
+    }
     txn.insert(keys::expiry(sets.row.expires_at_ms, sets.id), &());
     let pending = if all.len() <= SMALL_AUDIENCE_MAX as u64 {
         let targets = small::accept(txn, sets.id, &all, qos0, value)?;

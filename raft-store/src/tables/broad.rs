@@ -28,7 +28,8 @@ pub(crate) fn accept(
     vec![(State::Pending.code(), len)]
 }
 
-/// Settles terminals of one block; answers who is newly in the state.
+/// Settles terminals of one block. Answers who is newly in the state, and whether some were pending and none is any
+/// more.
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
     push: PushId,
@@ -36,35 +37,12 @@ pub(crate) fn settle(
     block: u16,
     terminals: &RoaringBitmap,
     state: State,
-) -> Result<RoaringBitmap, StoreError> {
+) -> Result<(RoaringBitmap, bool), StoreError> {
     let (settled, is_settled) = txn.settle_block(push, block, terminals, state)?;
     add(counts, state, settled.from_pending + settled.from_sent);
     subtract(counts, State::Pending, settled.from_pending);
     subtract(counts, State::Sent, settled.from_sent);
-    if settled.from_pending > 0 && is_settled {
-        txn.delete(keys::block_pending(block, push));
-    }
-    Ok(settled.gained)
-}
-
-/// Answers who is newly in the state.
-pub(crate) fn withdraw(
-    txn: &mut Txn<'_>,
-    push: PushId,
-    counts: &mut Vec<(u8, u64)>,
-    in_flight: &RoaringBitmap,
-    value: OwedValue,
-    state: State,
-) -> Result<RoaringBitmap, StoreError> {
-    let mut gained = RoaringBitmap::new();
-    for block in blocks(txn, push)? {
-        let pending = txn.block(push, block)?.pending.clone();
-        gained |= settle(txn, push, counts, block, &(&pending - in_flight), state)?;
-        if !pending.is_disjoint(in_flight) {
-            txn.put(keys::block_pending(block, push), &value);
-        }
-    }
-    Ok(gained)
+    Ok((settled.gained, settled.from_pending > 0 && is_settled))
 }
 
 /// The union over all blocks.

@@ -108,6 +108,10 @@ mod tag {
     pub(super) const EXPIRY: u8 = 0x32;
     pub(super) const RETENTION: u8 = 0x33;
     pub(super) const WITHDRAWN: u8 = 0x34;
+    pub(super) const RELEASE_DUE: u8 = 0x38;
+    pub(super) const WAVE: u8 = 0x39;
+    pub(super) const WAVE_OF: u8 = 0x3a;
+    pub(super) const HALTED: u8 = 0x3b;
 
     pub(super) const PAYLOAD: u8 = 0x40;
     pub(super) const RETAINED_MESSAGE: u8 = 0x41;
@@ -440,11 +444,6 @@ pub(crate) fn push(push: PushId) -> Key {
     Builder::new(tag::PUSH).u64(push.0).done()
 }
 
-/// All pushes, in id order.
-pub(crate) fn pushes() -> Key {
-    Builder::new(tag::PUSH).done()
-}
-
 /// (app, key) → the push first accepted under it.
 pub(crate) fn idempotency(app: AppId, key: &str) -> Key {
     Builder::new(tag::IDEMPOTENCY).u32(app.0).tail(key)
@@ -478,6 +477,41 @@ pub(crate) fn withdrawn(push: PushId) -> Key {
 /// All of them.
 pub(crate) fn withdrawns() -> Key {
     Builder::new(tag::WITHDRAWN).done()
+}
+
+/// (time, push): its release goes on then.
+pub(crate) fn release_due(at_ms: u64, push: PushId) -> Key {
+    Builder::new(tag::RELEASE_DUE).u64(at_ms).u64(push.0).done()
+}
+
+/// All releases that wait, the first to go on first.
+pub(crate) fn releases_due() -> Key {
+    Builder::new(tag::RELEASE_DUE).done()
+}
+
+/// wave → the push it is of, and which part.
+pub(crate) fn wave(wave: PushId) -> Key {
+    Builder::new(tag::WAVE).u64(wave.0).done()
+}
+
+/// (push, wave): the waves of a push, in the order of their release.
+pub(crate) fn wave_of(push: PushId, wave: PushId) -> Key {
+    Builder::new(tag::WAVE_OF).u64(push.0).u64(wave.0).done()
+}
+
+/// All waves of a push.
+pub(crate) fn waves_of(push: PushId) -> Key {
+    Builder::new(tag::WAVE_OF).u64(push.0).done()
+}
+
+/// A push whose roll-out went badly, and that is to be recalled.
+pub(crate) fn halted(push: PushId) -> Key {
+    Builder::new(tag::HALTED).u64(push.0).done()
+}
+
+/// All of them.
+pub(crate) fn halteds() -> Key {
+    Builder::new(tag::HALTED).done()
 }
 
 /// push → message.
@@ -781,6 +815,10 @@ mod tests {
             (push(PushId(258)), "300000000000000102"),
             (owed(TerminalNo(3), PushId(4)), "50000000030000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),
+            (release_due(258, PushId(3)), "3800000000000001020000000000000003"),
+            (wave(PushId(3)), "390000000000000003"),
+            (wave_of(PushId(5), PushId(6)), "3a00000000000000050000000000000006"),
+            (halted(PushId(3)), "3b0000000000000003"),
             (will_due(258, TerminalNo(3)), "27000000000000010200000003"),
             (outbound(TerminalNo(3), 4), "2800000003000004"),
             (inbound(TerminalNo(3), 4), "2800000003010004"),

@@ -34,6 +34,7 @@ mod query;
 mod receipts;
 mod records;
 mod refusals;
+mod release;
 mod resolve;
 mod retained;
 mod sessions;
@@ -69,8 +70,8 @@ use self::{
 pub use self::{
     error::{OpenError, StoreError},
     records::{
-        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, RetainedPage, SessionRecord,
-        TerminalRecord, WebhookRecord, Withdrawn,
+        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, ReleasePhase, ReleaseRecord,
+        RetainedPage, SessionRecord, TerminalRecord, WebhookRecord, Withdrawn,
     },
 };
 use crate::{Applied, CommandBatch, Effect};

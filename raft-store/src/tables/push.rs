@@ -8,11 +8,12 @@ use super::{
     broad,
     db::{Read, read},
     error::StoreError,
-    exchanges, keys,
+    exchanges, keys, owed,
     records::Counts,
+    release::{self, Waves},
     small,
     txn::Txn,
-    value::{AudienceRow, OwedValue, PushRow, Withdrawn},
+    value::{AudienceRow, OwedValue, PushRow, Slice, WaveRow, Withdrawn},
 };
 
 /// A push and its states. Changes of the row are written by [`PushSets::close`].
@@ -20,11 +21,17 @@ use super::{
 pub(crate) struct PushSets {
     pub(crate) id: PushId,
     pub(crate) row: PushRow,
+    /// Found by the id of a wave: what is read of it is of that part only.
+    pub(crate) part: Slice,
 }
 
 impl PushSets {
     pub(crate) fn open(tables: &impl Read, id: PushId) -> Result<Option<Self>, StoreError> {
-        Ok(read(tables, &keys::push(id))?.map(|row| Self { id, row }))
+        if let Some(row) = read(tables, &keys::push(id))? {
+            return Ok(Some(Self { id, row, part: Slice::All }));
+        }
+        let Some(WaveRow { push, slice }) = release::wave(tables, id)? else { return Ok(None) };
+        Ok(read(tables, &keys::push(push))?.map(|row| Self { id: push, row, part: slice }))
     }
 
     /// Moves those of `terminals` whose state allows it to `state` (I4).
@@ -35,17 +42,66 @@ impl PushSets {
         state: State,
     ) -> Result<(), StoreError> {
         debug_assert_ne!(state, State::Pending, "pending is where a push begins");
-        let gained = match &mut self.row.audience {
-            AudienceRow::Small(targets) => small::settle(txn, self.id, targets, terminals, state),
-            AudienceRow::Broad(counts) => {
-                let mut gained = RoaringBitmap::new();
-                for (block, terminals) in by_block(terminals) {
-                    gained |= broad::settle(txn, self.id, counts, block, &terminals, state)?;
+        let mut gained = RoaringBitmap::new();
+        match &self.row.audience {
+            AudienceRow::Small(_) => {
+                let waves = Waves::of(txn, self)?;
+                if let AudienceRow::Small(targets) = &mut self.row.audience {
+                    gained = small::settle(txn, self.id, &waves, targets, terminals, state);
                 }
-                gained
             }
-        };
+            AudienceRow::Broad(_) => {
+                for (block, terminals) in by_block(terminals) {
+                    gained |= self.settle_block(txn, block, &terminals, state)?;
+                }
+            }
+        }
         txn.note(self.row.app, self.id, state.code(), gained);
+        Ok(())
+    }
+
+    /// One block of a broad push; answers who is newly in the state. Where nothing is pending any more, nothing is
+    /// owed.
+    fn settle_block(
+        &mut self,
+        txn: &mut Txn<'_>,
+        block: u16,
+        terminals: &RoaringBitmap,
+        state: State,
+    ) -> Result<RoaringBitmap, StoreError> {
+        let AudienceRow::Broad(counts) = &mut self.row.audience else { return Ok(RoaringBitmap::new()) };
+        let (gained, is_over) = broad::settle(txn, self.id, counts, block, terminals, state)?;
+        if is_over {
+            txn.delete(keys::block_pending(block, self.id));
+            for (wave, _) in Waves::of(txn, self)?.iter() {
+                txn.delete(keys::block_pending(block, *wave));
+            }
+        }
+        Ok(gained)
+    }
+
+    /// A wave begins: `pending`, who were held, are owed it.
+    pub(crate) fn owe_wave(
+        &self,
+        txn: &mut Txn<'_>,
+        id: PushId,
+        wave: WaveRow,
+        pending: &RoaringBitmap,
+    ) -> Result<(), StoreError> {
+        let value = OwedValue { wave: Some(wave), ..self.owed_value() };
+        match &self.row.audience {
+            AudienceRow::Small(targets) => {
+                for target in targets.iter().filter(|target| pending.contains(target.no)) {
+                    owed::remove(txn, TerminalNo(target.no), self.id);
+                    owed::insert(txn, TerminalNo(target.no), id, OwedValue { qos0: target.qos0, ..value });
+                }
+            }
+            AudienceRow::Broad(_) => {
+                for (block, _) in by_block(pending) {
+                    txn.insert(keys::block_pending(block, id), &value);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -61,19 +117,47 @@ impl PushSets {
             return Ok(());
         }
         let reason = *self.row.withdrawn.get_or_insert(reason);
+        release::stop(txn, self);
         txn.delete(keys::expiry(self.row.expires_at_ms, self.id));
         txn.put(keys::withdrawn(self.id), &());
-        let owed = self.owed_value();
-        self.settle(txn, &(exchanges::handed_out(txn, self.id)? - in_flight), State::Sent)?;
-        let gained = match &mut self.row.audience {
-            AudienceRow::Small(targets) => {
-                small::withdraw(txn, self.id, targets, in_flight, owed, reason.state())
+        let waves = Waves::of(txn, self)?;
+        let mut handed_out = exchanges::handed_out(txn, self.id)?;
+        for (wave, _) in waves.iter() {
+            handed_out |= exchanges::handed_out(txn, *wave)?;
+        }
+        // What is not released is in flight nowhere.
+        let in_flight = if self.row.release.is_some() { &waves.released(in_flight) } else { in_flight };
+        self.settle(txn, &(handed_out - in_flight), State::Sent)?;
+        let left = self.whole(txn, State::Pending)? - in_flight;
+        self.settle(txn, &left, reason.state())?;
+        self.mark_owed(txn, &waves)
+    }
+
+    /// Says of everything still owed that the push is withdrawn. All of it is released.
+    fn mark_owed(&self, txn: &mut Txn<'_>, waves: &Waves) -> Result<(), StoreError> {
+        let value = self.owed_value();
+        let pending = self.whole(txn, State::Pending)?;
+        if let AudienceRow::Small(targets) = &self.row.audience {
+            for target in targets.iter().filter(|target| pending.contains(target.no)) {
+                let (id, wave) = waves.of_terminal(self.id, target.no);
+                let value = OwedValue { qos0: target.qos0, wave, ..value };
+                txn.put(keys::owed(TerminalNo(target.no), id), &value);
             }
-            AudienceRow::Broad(counts) => {
-                broad::withdraw(txn, self.id, counts, in_flight, owed, reason.state())?
+            return Ok(());
+        }
+        for (block, pending) in by_block(&pending) {
+            if self.row.release.is_none() {
+                txn.put(keys::block_pending(block, self.id), &value);
+                continue;
             }
-        };
-        txn.note(self.row.app, self.id, reason.state().code(), gained);
+            txn.delete(keys::block_pending(block, self.id));
+            for (id, slice) in waves.iter() {
+                if !slice.of(&pending).is_empty() {
+                    let wave = Some(WaveRow { push: self.id, slice: *slice });
+                    txn.put(keys::block_pending(block, *id), &OwedValue { wave, ..value });
+                }
+            }
+        }
         Ok(())
     }
 
@@ -81,6 +165,7 @@ impl PushSets {
     pub(crate) fn close(mut self, txn: &mut Txn<'_>) {
         debug_assert!(self.is_conserved(), "push {} lost or doubled a terminal", self.id);
         if self.row.settled_at_ms.is_none() && self.count(State::Pending) == 0 {
+            release::stop(txn, &mut self);
             self.row.settled_at_ms = Some(txn.now_ms());
             if self.row.withdrawn.is_some() {
                 txn.delete(keys::withdrawn(self.id));
@@ -92,8 +177,19 @@ impl PushSets {
         txn.put(keys::push(self.id), &self.row);
     }
 
-    /// Who is in a state.
+    /// Who of the part is in a state.
     pub(crate) fn in_state(&self, tables: &impl Read, state: State) -> Result<RoaringBitmap, StoreError> {
+        match (self.part, &self.row.audience) {
+            (Slice::All, _) => self.whole(tables, state),
+            (slice, AudienceRow::Broad(_)) if state == State::Pending => {
+                release::pending_in(tables, self.id, slice)
+            }
+            (slice, _) => Ok(slice.of(&self.whole(tables, state)?)),
+        }
+    }
+
+    /// Who is in a state, whatever the part.
+    pub(crate) fn whole(&self, tables: &impl Read, state: State) -> Result<RoaringBitmap, StoreError> {
         match &self.row.audience {
             AudienceRow::Small(targets) => Ok(small::in_state(targets, state)),
             AudienceRow::Broad(_) => broad::union(tables, self.id, |block| block.in_state(state)),
@@ -115,6 +211,9 @@ impl PushSets {
     }
 
     pub(crate) fn is_pending(&self, tables: &impl Read, no: TerminalNo) -> Result<bool, StoreError> {
+        if !self.part.contains(no.0) {
+            return Ok(false);
+        }
         match &self.row.audience {
             AudienceRow::Small(targets) => Ok(small::in_state(targets, State::Pending).contains(no.0)),
             AudienceRow::Broad(_) => Ok(tables.block(self.id, no.block())?.pending.contains(no.0)),
@@ -156,7 +255,9 @@ impl PushSets {
             topic: self.row.kind == PushKind::Topic,
             withdrawn: self.row.withdrawn.is_some(),
             qos0: false,
+            held: false,
             expires_at_ms: self.row.expires_at_ms,
+            wave: None,
         }
     }
 

@@ -19,8 +19,12 @@ use super::{
     exchanges, groups, keys, lock, owed,
     push::PushSets,
     receipts,
-    records::{Counts, OwedRow, PushRecord, RetainedPage, SessionRecord, TerminalRecord, WebhookRecord},
+    records::{
+        Counts, OwedRow, PushRecord, ReleaseRecord, RetainedPage, SessionRecord, TerminalRecord,
+        WebhookRecord,
+    },
     refusals,
+    release::{self, Waves},
     resolve::{self, About},
     retained, subscriptions,
     value::{
@@ -202,15 +206,20 @@ impl Tables {
     /// A push and how it stands.
     pub fn push(&self, push: PushId) -> Option<PushRecord> {
         self.ask(|view| {
-            let row = read::<PushRow>(view, &keys::push(push))?;
-            let message = read::<Message>(view, &keys::payload(push))?;
-            Ok(row.zip(message).map(|(row, message)| PushRecord {
+            let Some(PushSets { id, row, .. }) = PushSets::open(view, push)? else { return Ok(None) };
+            let message = read::<Message>(view, &keys::payload(id))?;
+            Ok(message.map(|message| PushRecord {
                 message: Arc::new(message),
                 accepted_at_ms: row.accepted_at_ms,
                 expires_at_ms: row.expires_at_ms,
                 audience_len: row.audience_len,
                 withdrawn: row.withdrawn,
                 settled_at_ms: row.settled_at_ms,
+                release: row.release.map(|release| ReleaseRecord {
+                    phase: release.phase,
+                    due_ms: release.due_ms,
+                    released: release.released,
+                }),
             }))
         })
     }
@@ -279,22 +288,15 @@ impl Tables {
         self.ask(|view| owed::len(view, no, limit))
     }
 
-    /// Pushes after `after` that are pending somewhere and not withdrawn, in order: what a dispatcher that missed
+    /// Pushes and waves after `after` that are pending somewhere and not withdrawn, in order: what a dispatcher that missed
     /// effects has to do (I7).
     pub fn accepted_after(&self, after: PushId, limit: usize) -> Vec<Arc<AcceptedPush>> {
         self.ask(|view| {
+            let (ids, _) = dispatched(view, after, PushId(u64::MAX), limit)?;
             let mut accepted = Vec::new();
-            if limit == 0 {
-                return Ok(accepted);
+            for id in ids {
+                accepted.extend(accepted_push(view, id)?);
             }
-            let end = keys::prefix_end(&keys::pushes());
-            view.scan(&keys::after(keys::push(after)), end, &mut |key, bytes| {
-                let row = PushRow::decode(key, bytes)?;
-                if row.settled_at_ms.is_none() && row.withdrawn.is_none() {
-                    accepted.extend(accepted_push(view, PushSets { id: owed::push_of(key)?, row })?);
-                }
-                Ok(accepted.len() < limit)
-            })?;
             Ok(accepted)
         })
     }
@@ -314,28 +316,58 @@ impl Tables {
         })
     }
 
-    /// Of the next `limit` pushes in `after+1..=upto`, those with QoS 0 that are pending somewhere and not withdrawn; and
-    /// up to where was looked.
+    /// Of the next `limit` pushes and waves in `after+1..=upto`, those with QoS 0 that are pending somewhere and not
+    /// withdrawn; and up to where was looked.
     pub fn pending_qos0(&self, after: PushId, upto: PushId, limit: usize) -> (Vec<PushId>, PushId) {
         self.ask(|view| {
-            let (mut pending, mut looked_at, mut last) = (Vec::new(), 0, after);
-            let end = keys::after(keys::push(upto));
-            view.scan(&keys::after(keys::push(after)), end, &mut |key, bytes| {
-                let row = PushRow::decode(key, bytes)?;
-                last = owed::push_of(key)?;
-                if row.settled_at_ms.is_none() && row.withdrawn.is_none() {
-                    pending.push(last);
-                }
-                looked_at += 1;
-                Ok(looked_at < limit)
-            })?;
+            let (ids, looked_upto) = dispatched(view, after, upto, limit)?;
             let mut found = Vec::new();
-            for push in pending {
-                let message = read::<Message>(view, &keys::payload(push))?;
-                found.extend(message.filter(|message| message.qos == Qos::AtMostOnce).map(|_| push));
+            for id in ids {
+                let of = PushSets::open(view, id)?.map_or(id, |push| push.id);
+                let message = read::<Message>(view, &keys::payload(of))?;
+                found.extend(message.filter(|message| message.qos == Qos::AtMostOnce).map(|_| id));
             }
-            Ok((found, if looked_at < limit { upto } else { last }))
+            Ok((found, looked_upto))
         })
+    }
+
+    /// Whether the release of a push goes on at `now_ms`.
+    pub fn releases_due(&self, now_ms: u64) -> bool {
+        let end = keys::release_due(now_ms.saturating_add(1), PushId(0));
+        self.ask(|view| view.any(&keys::releases_due(), end))
+    }
+
+    /// Pushes whose roll-out went badly and that are not recalled yet, with their app, in id order.
+    pub fn halted(&self, limit: usize) -> Vec<(AppId, PushId)> {
+        self.ask(|view| {
+            let mut halted = Vec::new();
+            for key in view.keys(&keys::halteds(), limit)? {
+                let push = PushSets::open(view, owed::push_of(&key)?)?;
+                halted.extend(push.map(|push| (push.row.app, push.id)));
+            }
+            Ok(halted)
+        })
+    }
+
+    /// The ids under which a push was handed out: its own, or those of its waves.
+    pub fn dispatched_as(&self, push: PushId) -> Vec<PushId> {
+        self.ask_push(push, |view, push| match push.row.release {
+            None => Ok(vec![push.id]),
+            Some(_) => Ok(Waves::of(view, push)?.iter().map(|(wave, _)| *wave).collect()),
+        })
+        .unwrap_or_default()
+    }
+
+    /// The id under which a terminal of its audience is handed a push; absent: not released to it.
+    pub fn dispatched_to(&self, push: PushId, no: TerminalNo) -> Option<PushId> {
+        self.ask_push(push, |view, push| match push.row.release {
+            None => Ok(Some(push.id)),
+            Some(_) => {
+                let (id, wave) = Waves::of(view, push)?.of_terminal(push.id, no.0);
+                Ok(wave.map(|_| id))
+            }
+        })
+        .flatten()
     }
 
     /// Pushes whose time to live is over at `now_ms`, and that are not withdrawn.
@@ -583,10 +615,40 @@ fn revoked_until(view: &View, app: AppId, id: &TerminalId) -> Result<u64, StoreE
     Ok(read::<u64>(view, &keys::revoked(app, id))?.unwrap_or(0).max(of_app))
 }
 
-fn accepted_push(view: &View, push: PushSets) -> Result<Option<Arc<AcceptedPush>>, StoreError> {
+/// The next `limit` pushes and waves in `after+1..=upto`: of them those that are pending somewhere and not withdrawn,
+/// ascending, and up to where was looked.
+fn dispatched(
+    view: &View,
+    after: PushId,
+    upto: PushId,
+    limit: usize,
+) -> Result<(Vec<PushId>, PushId), StoreError> {
+    if limit == 0 || after >= upto {
+        return Ok((Vec::new(), after));
+    }
+    let is_live = |row: &PushRow| row.settled_at_ms.is_none() && row.withdrawn.is_none();
+    let mut seen = Vec::new();
+    view.scan(&keys::after(keys::push(after)), keys::after(keys::push(upto)), &mut |key, bytes| {
+        let row = PushRow::decode(key, bytes)?;
+        seen.push((owed::push_of(key)?, is_live(&row) && row.release.is_none()));
+        Ok(seen.len() < limit)
+    })?;
+    for (id, wave) in release::waves_after(view, after, upto, limit)? {
+        let row = read::<PushRow>(view, &keys::push(wave.push))?;
+        seen.push((id, row.is_some_and(|row| is_live(&row))));
+    }
+    seen.sort_unstable();
+    let looked_upto = if seen.len() < limit { upto } else { seen[limit - 1].0 };
+    seen.truncate(limit);
+    Ok((seen.into_iter().filter(|(_, live)| *live).map(|(id, _)| id).collect(), looked_upto))
+}
+
+fn accepted_push(view: &View, id: PushId) -> Result<Option<Arc<AcceptedPush>>, StoreError> {
+    let Some(push) = PushSets::open(view, id)? else { return Ok(None) };
     let Some(message) = read::<Message>(view, &keys::payload(push.id))? else { return Ok(None) };
     Ok(Some(Arc::new(AcceptedPush {
-        push: push.id,
+        push: id,
+        of: push.id,
         message: Arc::new(message),
         pending: TerminalSet(push.in_state(view, State::Pending)?),
         shown: push.row.shown,

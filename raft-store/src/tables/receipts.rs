@@ -16,7 +16,7 @@ use super::{
     keys,
     push::PushSets,
     txn::Txn,
-    value::{self, AudienceRow, PushRow, ReceiptCount, Stored as _},
+    value::{self, AudienceRow, PushRow, ReceiptCount, Slice, Stored as _},
 };
 use crate::receipts::{At, PageLimits, ReceiptCursor, ReceiptDelta, ReceiptKind, ReceiptPage, ReceiptRow};
 
@@ -246,7 +246,7 @@ fn coalesced(view: &View, from: ReceiptCursor, limits: PageLimits) -> Result<Rec
         let id = keys::push_of(key).ok_or_else(|| StoreError::damaged("push key", key))?;
         let row = PushRow::decode(key, bytes)?;
         if row.app == app {
-            pushes.push(PushSets { id, row });
+            pushes.push(PushSets { id, row, part: Slice::All });
         }
         looked_at += 1;
         if looked_at >= PUSHES_PER_PAGE {

@@ -7,7 +7,7 @@ use cluster_proto::{
     link::RetainedMessage,
 };
 
-pub use super::value::Withdrawn;
+pub use super::value::{ReleasePhase, Withdrawn};
 use crate::{command::Webhook, receipts::ReceiptCursor};
 
 /// Where in the log an entry stands.
@@ -94,6 +94,19 @@ pub struct PushRecord {
     pub withdrawn: Option<Withdrawn>,
     /// Since when nothing is pending.
     pub settled_at_ms: Option<u64>,
+    /// How far it is released; absent: it was released as it was accepted.
+    pub release: Option<ReleaseRecord>,
+}
+
+/// How far a push is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReleaseRecord {
+    /// What becomes of the rest.
+    pub phase: ReleasePhase,
+    /// While it waits: when it goes on, milliseconds since the epoch.
+    pub due_ms: u64,
+    /// How many terminals it was released to.
+    pub released: u64,
 }
 
 /// How many terminals of a push are in which state.
@@ -115,8 +128,10 @@ impl Counts {
 /// A push a terminal must still get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwedRow {
-    /// Which.
+    /// Which, or the wave of it that this terminal is in.
     pub push: PushId,
+    /// The push itself.
+    pub of: PushId,
     /// Its subscription granted QoS 0 only.
     pub qos0: bool,
     /// Milliseconds since the epoch.

@@ -4,7 +4,8 @@ use cluster_proto::{PushId, State, TerminalNo};
 use roaring::RoaringBitmap;
 
 use super::{
-    keys, owed,
+    owed,
+    release::Waves,
     txn::Txn,
     value::{OVER_QUOTA, OwedValue, SmallTarget},
 };
@@ -35,6 +36,7 @@ pub(crate) fn accept(
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
     push: PushId,
+    waves: &Waves,
     targets: &mut [SmallTarget],
     terminals: &RoaringBitmap,
     state: State,
@@ -48,26 +50,8 @@ pub(crate) fn settle(
         target.state = state.code();
         gained.insert(target.no);
         if before == State::Pending {
-            owed::remove(txn, TerminalNo(target.no), push);
+            owed::remove(txn, TerminalNo(target.no), waves.of_terminal(push, target.no).0);
         }
-    }
-    gained
-}
-
-/// Answers who is newly in the state.
-#[must_use]
-pub(crate) fn withdraw(
-    txn: &mut Txn<'_>,
-    push: PushId,
-    targets: &mut [SmallTarget],
-    in_flight: &RoaringBitmap,
-    value: OwedValue,
-    state: State,
-) -> RoaringBitmap {
-    let pending = in_state(targets, State::Pending);
-    let gained = settle(txn, push, targets, &(&pending - in_flight), state);
-    for target in targets.iter().filter(|target| target.state == State::Pending.code()) {
-        txn.put(keys::owed(TerminalNo(target.no), push), &OwedValue { qos0: target.qos0, ..value });
     }
     gained
 }

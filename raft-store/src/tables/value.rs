@@ -2,7 +2,8 @@
 //! format). A change of a value is a new version; its old reader stays.
 
 use cluster_proto::{
-    AppId, DropReason, Incarnation, NodeId, PushId, PushKind, Qos, SessionId, State, TerminalId, TerminalNo,
+    AppId, DropReason, Incarnation, NodeId, PushId, PushKind, Qos, Sample, SessionId, State, TerminalId,
+    TerminalNo,
     link::{OutboundStage, SubscriptionOptions},
 };
 use roaring::RoaringBitmap;
@@ -66,6 +67,7 @@ stored! {
     PushRow => "push",
     IdempotencyRow => "idempotency key",
     OwedValue => "owed push",
+    WaveRow => "wave",
     OutboundRow => "outbound delivery",
     InboundRow => "inbound exchange",
     GroupRow => "shared subscription group",
@@ -272,6 +274,8 @@ pub(crate) struct PushRow {
     pub(crate) settled_at_ms: Option<u64>,
     pub(crate) idempotency: Option<String>,
     pub(crate) options: PushOptions,
+    /// Of a push with a plan.
+    pub(crate) release: Option<ReleaseRow>,
     pub(crate) audience: AudienceRow,
 }
 
@@ -290,6 +294,74 @@ impl Withdrawn {
         match self {
             Self::Expired => State::Expired,
             Self::Cancelled => State::Cancelled,
+        }
+    }
+}
+
+/// How far a push with a plan is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReleaseRow {
+    pub(crate) phase: ReleasePhase,
+    /// While it waits: when it goes on, milliseconds since the epoch.
+    pub(crate) due_ms: u64,
+    /// By stages: how many are released. Otherwise: the terminal numbers below this are.
+    pub(crate) next: u32,
+    /// How many terminals.
+    pub(crate) released: u64,
+}
+
+/// What becomes of the rest of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReleasePhase {
+    /// It goes on at its time.
+    Waiting,
+    /// Somebody holds it.
+    Held,
+    /// Too few had acknowledged: this share of those released, in hundredths of a percent.
+    HeldLow(u16),
+    /// As above, and it is being recalled, or was.
+    Halted(u16),
+    /// There is none: everybody is released, or the push is withdrawn.
+    Done,
+}
+
+/// A part of a push, released at a time: an id in the order of dispatch, under which edges know the push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WaveRow {
+    pub(crate) push: PushId,
+    pub(crate) slice: Slice,
+}
+
+/// Which terminals of an audience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Slice {
+    /// All.
+    All,
+    /// Those with numbers from the first to the last.
+    Numbers { first: u32, last: u32 },
+    /// Those in the buckets from the first up to, and without, the second.
+    Buckets { from: u16, to: u16 },
+}
+
+impl Slice {
+    pub(crate) fn contains(&self, no: u32) -> bool {
+        match *self {
+            Self::All => true,
+            Self::Numbers { first, last } => (first..=last).contains(&no),
+            Self::Buckets { from, to } => (from..to).contains(&Sample::bucket(TerminalNo(no))),
+        }
+    }
+
+    /// Those of `set` that are in it.
+    pub(crate) fn of(&self, set: &RoaringBitmap) -> RoaringBitmap {
+        match *self {
+            Self::All => set.clone(),
+            Self::Numbers { first, last } => {
+                let mut part = RoaringBitmap::new();
+                part.insert_range(first..=last);
+                part & set
+            }
+            Self::Buckets { .. } => set.iter().filter(|no| self.contains(*no)).collect(),
         }
     }
 }
@@ -326,7 +398,11 @@ pub(crate) struct OwedValue {
     pub(crate) withdrawn: bool,
     /// Small audiences only; broad ones have a set.
     pub(crate) qos0: bool,
+    /// Not released yet.
+    pub(crate) held: bool,
     pub(crate) expires_at_ms: u64,
+    /// The id in the key is that of this wave.
+    pub(crate) wave: Option<WaveRow>,
 }
 
 /// Subscribers of one filter in one block.
@@ -415,6 +491,7 @@ pub(crate) const OVER_QUOTA: State = State::Dropped(DropReason::OverQuota);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{OnLow, Pace, ReleasePlan, Stage};
 
     /// What is on disk must stay readable: a change here is a new version of that value, not a new expectation.
     #[test]
@@ -430,9 +507,18 @@ mod tests {
             settled_at_ms: None,
             idempotency: Some("k".into()),
             options: PushOptions::default(),
+            release: None,
             audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17 }]),
         };
         let broad = PushRow { audience: AudienceRow::Broad(vec![(0, 200)]), ..push.clone() };
+        let stages = vec![Stage { upto: 500, wait_ms: 2, delivered_min: 3 }];
+        let pace = Pace::Stages { stages, on_low: OnLow::Halt };
+        let release = ReleaseRow { phase: ReleasePhase::HeldLow(4), due_ms: 5, next: 6, released: 7 };
+        let planned = PushRow {
+            options: PushOptions { release: Some(ReleasePlan { not_before_ms: 1, pace }) },
+            release: Some(release),
+            ..broad.clone()
+        };
         let session = SessionRow {
             session: SessionId(5),
             edge: NodeId(2),
@@ -449,12 +535,19 @@ mod tests {
         let group = GroupRow { app: AppId(1), name: "g".into(), filter: "a".into() };
         let retained = RetainedRow { id: PushId(1), kept_at: 1, size: 300, expires_at_ms: Some(2) };
         let head = Head { term: 1, index: 2, digest: 3, at_ms: 4, last_push: 5, ..Head::default() };
-        let owed = OwedValue { topic: true, withdrawn: false, qos0: true, expires_at_ms: 300 };
+        let owed = OwedValue {
+            topic: true,
+            withdrawn: false,
+            qos0: true,
+            held: false,
+            expires_at_ms: 300,
+            wave: None,
+        };
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "0101010101ac020101010001016b0001070111");
-        golden(&broad, "0101010101ac020101010001016b010100c801");
+        golden(&push, "0101010101ac020101010001016b00000001070111");
+        golden(&broad, "0101010101ac020101010001016b0000010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");
         golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");
@@ -463,7 +556,9 @@ mod tests {
         golden(&RetainedTopic { app: AppId(1), topic: "a".into() }, "01010161");
         golden(&RetainedCount { messages: 1, bytes: 300 }, "0101ac02");
         golden(&head, "01010203040500000000000000000000");
-        golden(&owed, "01010001ac02");
+        golden(&owed, "0101000100ac0200");
+        golden(&planned, "0101010101ac020101010001016b01010301f403020301010204050607010100c801");
+        golden(&WaveRow { push: PushId(1), slice: Slice::Buckets { from: 1, to: 300 } }, "01010201ac02");
         golden(&edge, "010100010203");
         golden(&subscription, "010200000000");
         golden(&IdempotencyRow { push: PushId(1), digest: 2, audience: 3 }, "01010203");

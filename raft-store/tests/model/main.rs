@@ -9,6 +9,7 @@ mod exchanges;
 mod groups;
 mod numbers;
 mod pushes;
+mod releases;
 mod retained;
 mod sessions;
 
@@ -105,6 +106,8 @@ struct Seen {
     repeated: usize,
     resumed_outbound: usize,
     resumed_inbound: usize,
+    waves: usize,
+    low: usize,
     wills: usize,
     wills_discarded: usize,
     retained_refused: usize,
@@ -184,6 +187,9 @@ impl Model {
             CommandBody::Release(exchange) => self.release(origin.unwrap(), exchange),
             CommandBody::PublishWills { limit } => self.publish_wills(*limit),
             CommandBody::ExpireRetained { limit } => self.expire_retained(*limit),
+            CommandBody::ReleasePushes { limit } => self.release_pushes(*limit),
+            CommandBody::HoldPush { app, push } => self.hold(*app, *push),
+            CommandBody::ResumePush { app, push } => self.resume(*app, *push),
             // Looked at by the tests of receipts.
             CommandBody::PurgeReceipts { .. }
             | CommandBody::SetWebhook { .. }
@@ -208,8 +214,9 @@ impl Model {
         let seen = &self.seen;
         println!("{} pushes, {} returned numbers, {seen:?}", self.pushes.last, self.numbers.returned);
         assert!(seen.broad > 10 && seen.purged > 20 && seen.states.len() >= 8);
+        assert!(seen.waves > 20 && seen.low > 1);
         assert!(seen.expressions.0 > 20 && seen.expressions.1 > 5);
-        assert!(seen.repeated > 0 && seen.resumed_outbound > 3 && seen.resumed_inbound > 3);
+        assert!(seen.repeated > 0 && seen.resumed_outbound > 3 && seen.resumed_inbound > 1);
         assert!(seen.wills > 10 && seen.wills_discarded > 3);
         assert!(seen.retained_refused > 0 && seen.groups_gone > 3 && self.numbers.returned > 0);
     }

@@ -11,18 +11,20 @@ use cluster_proto::{
 use fabric_core::subscriptions::filter;
 use raft_store::{
     Applied, Refusal,
-    command::{AcceptPush, IdempotencyKey},
+    command::{AcceptPush, IdempotencyKey, ReleasePlan},
     tables::Withdrawn,
 };
 
 use crate::{
     Model, QUOTA, WILL_TTL_MS,
+    releases::{Release, Wave},
     world::audience::{Facts, Labels, meant},
 };
 
 #[derive(Default)]
 pub(crate) struct Pushes {
     pub(crate) kept: BTreeMap<PushId, Push>,
+    pub(crate) waves: BTreeMap<PushId, Wave>,
     keys: BTreeMap<String, (u128, PushId, u64)>,
     pub(crate) last: u64,
     /// No push before is kept; one less than in the tables, which begin at 1.
@@ -37,6 +39,7 @@ pub(crate) struct Push {
     pub(crate) withdrawn: Option<Withdrawn>,
     pub(crate) expires_at_ms: u64,
     pub(crate) settled_at_ms: Option<u64>,
+    pub(crate) release: Option<Release>,
     key: Option<String>,
 }
 
@@ -75,7 +78,7 @@ impl Facts for Told<'_> {
     }
 
     fn in_state(&self, push: PushId, state: State) -> Option<HashSet<u32>> {
-        let states = &self.model.pushes.kept.get(&push)?.states;
+        let states = &self.model.pushes.kept.get(&self.model.whole(push))?.states;
         Some(states.iter().filter(|(_, of)| **of == state).map(|(no, _)| *no).collect())
     }
 }
@@ -118,7 +121,7 @@ impl Model {
         let push = self.push(
             &accept.message,
             (audience, qos0),
-            accept.ttl_ms,
+            (accept.ttl_ms, accept.options.release.as_ref()),
             key,
             origin.is_none() || key.is_some(),
         );
@@ -135,7 +138,7 @@ impl Model {
             if will.message.retain {
                 let _ = self.retain(&will.message, will.ttl_ms, self.commands);
             }
-            self.push(&will.message, audience, will.ttl_ms.unwrap_or(WILL_TTL_MS), None, false);
+            self.push(&will.message, audience, (will.ttl_ms.unwrap_or(WILL_TTL_MS), None), None, false);
         }
     }
 
@@ -143,7 +146,7 @@ impl Model {
         &mut self,
         message: &Message,
         (audience, qos0): (BTreeSet<u32>, BTreeSet<u32>),
-        ttl_ms: u64,
+        (ttl_ms, plan): (u64, Option<&ReleasePlan>),
         key: Option<&IdempotencyKey>,
         by_back_end: bool,
     ) -> PushId {
@@ -160,9 +163,12 @@ impl Model {
             self.pushes.keys.insert(key.key.clone(), (key.digest, push, len));
         }
         if len > 0 || message.kind == PushKind::Identity || by_back_end {
-            let (kind, expires_at_ms) = (message.kind, self.at_ms + ttl_ms);
+            let release = Release::of(plan, self.at_ms);
+            let begins_at_ms = release.as_ref().map_or(self.at_ms, |release| release.due_ms);
+            let (kind, expires_at_ms) = (message.kind, begins_at_ms + ttl_ms);
             let key = key.map(|key| key.key.clone());
-            let entry = Push { kind, qos0, states, withdrawn: None, expires_at_ms, settled_at_ms: None, key };
+            let (withdrawn, settled_at_ms) = (None, None);
+            let entry = Push { kind, qos0, states, withdrawn, expires_at_ms, settled_at_ms, release, key };
             self.pushes.kept.insert(push, entry);
             self.settle(push, [], State::Delivered);
         } else if self.pushes.oldest() == push.0 {
@@ -197,10 +203,13 @@ impl Model {
     }
 
     pub(crate) fn is_pending(&self, push: PushId, no: u32) -> bool {
-        self.pushes.kept.get(&push).is_some_and(|push| push.states.get(&no) == Some(&State::Pending))
+        let is_in = self.pushes.waves.get(&push).is_none_or(|wave| wave.part.contains(&no));
+        let push = self.pushes.kept.get(&self.whole(push));
+        is_in && push.is_some_and(|push| push.states.get(&no) == Some(&State::Pending))
     }
 
     pub(crate) fn settle(&mut self, push: PushId, nos: impl IntoIterator<Item = u32>, state: State) {
+        let push = self.whole(push);
         let Some(push) = self.pushes.kept.get_mut(&push) else { return };
         for no in nos {
             if let Some(before) = push.states.get_mut(&no).filter(|before| before.may_become(state)) {
@@ -210,6 +219,7 @@ impl Model {
         let is_settled = push.states.values().all(|state| *state != State::Pending);
         if is_settled && push.settled_at_ms.is_none() {
             push.settled_at_ms = Some(self.at_ms);
+            push.release.iter_mut().for_each(Release::stop);
         }
         self.seen.states.extend(push.states.values());
     }
@@ -223,7 +233,7 @@ impl Model {
     }
 
     pub(crate) fn receipt(&mut self, item: &Receipt) {
-        let Some(push) = self.pushes.kept.get(&item.push) else { return };
+        let Some(push) = self.pushes.kept.get(&self.whole(item.push)) else { return };
         let state = match item.outcome {
             Outcome::Delivered => Some(State::Delivered),
             Outcome::Sent => Some(State::Sent),
@@ -248,10 +258,11 @@ impl Model {
     }
 
     pub(crate) fn cancel(&mut self, app: AppId, push: PushId, in_flight: &TerminalSet) -> Applied {
-        if app != AppId::DEFAULT || !self.pushes.kept.contains_key(&push) {
+        let id = self.whole(push);
+        if app != AppId::DEFAULT || !self.pushes.kept.contains_key(&id) {
             return Applied::Refused(Refusal::UnknownPush(push));
         }
-        self.withdraw(push, Withdrawn::Cancelled, in_flight);
+        self.withdraw(id, Withdrawn::Cancelled, in_flight);
         Applied::Done
     }
 
@@ -260,10 +271,15 @@ impl Model {
             return;
         };
         let why = *push.withdrawn.get_or_insert(why);
+        push.release.iter_mut().for_each(Release::stop);
+        let push = &self.pushes.kept[&id];
         let pending = push.states.iter().filter(|(_, state)| **state == State::Pending);
-        let rest = pending.map(|(no, _)| *no).filter(|no| !in_flight.contains(TerminalNo(*no)));
-        let rest: Vec<_> = rest.collect();
-        let handed_out = self.handed_out(id);
+        let is_in_flight = |no| in_flight.contains(TerminalNo(no)) && self.owed_as(id, push, no).1;
+        let rest: Vec<_> = pending.map(|(no, _)| *no).filter(|no| !is_in_flight(*no)).collect();
+        let mut handed_out = self.handed_out(id);
+        for (wave, _) in self.pushes.waves.iter().filter(|(_, wave)| wave.push == id) {
+            handed_out.extend(self.handed_out(*wave));
+        }
         let (sent, never): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| handed_out.contains(no));
         self.settle(id, sent, State::Sent);
         self.settle(id, never, why.state());
@@ -276,6 +292,7 @@ impl Model {
         for (_, id) in old.into_iter().take(limit as usize) {
             let push = self.pushes.kept.remove(&id).unwrap();
             push.key.map(|key| self.pushes.keys.remove(&key));
+            self.pushes.waves.retain(|_, wave| wave.push != id);
             self.seen.purged += 1;
         }
         let oldest = self.pushes.kept.first_key_value().map_or(self.pushes.last + 1, |(id, _)| id.0);

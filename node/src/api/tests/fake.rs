@@ -367,7 +367,13 @@ impl Control for Fake {
         let state = self.lock();
         let (push, ..) = state.pushes.get(usize::try_from(push.0.checked_sub(1)?).ok()?)?;
         let topic = push.message.topic.clone();
-        Some(PushView { app: push.message.app, topic, accepted_at_ms: 1, expires_at_ms: 1 + push.ttl_ms })
+        Some(PushView {
+            app: push.message.app,
+            topic,
+            accepted_at_ms: 1,
+            expires_at_ms: 1 + push.ttl_ms,
+            release: None,
+        })
     }
 
     fn counts(&self, push: PushId) -> Option<Counts> {
@@ -409,6 +415,10 @@ impl Control for Fake {
 
     fn offline_since_ms(&self, _: TerminalNo) -> Option<u64> {
         Some(77)
+    }
+
+    fn dispatched_to(&self, push: PushId, _: TerminalNo) -> Option<PushId> {
+        Some(push)
     }
 
     fn owed_before(&self, _: TerminalNo, _: PushId, _: usize) -> usize {

@@ -53,7 +53,7 @@ impl Leader {
 
     fn dispatch(&mut self, push: &AcceptedPush) {
         self.dispatched = push.push;
-        if self.withdrawing.remove(&push.push) {
+        if self.withdrawing.remove(&push.push) || self.withdrawing.contains(&push.of) {
             return;
         }
         let mut handed = TerminalSet::new();
@@ -134,6 +134,7 @@ impl Leader {
         self.handed.add(push, &targets);
         let again = AcceptedPush {
             push,
+            of: push,
             message: record.message,
             pending: TerminalSet::new(),
             shown: false,

@@ -228,6 +228,8 @@ enum Waiting {
     /// A QoS 0 push is settled for those who are not online.
     Offline(PushId),
     Cancelled(PushId, oneshot::Sender<Result<Applied, ProposeError>>),
+    /// A roll-out that went badly is recalled.
+    Halted(PushId),
     /// Housekeeping of one kind: no second while one is under way.
     Chore(Chore),
     Nothing,
@@ -237,6 +239,8 @@ enum Waiting {
 enum Chore {
     ExpirePushes,
     ExpireSessions,
+    ReleasePushes,
+    RecallHalted,
     PurgePushes,
     SettleLost,
     PublishWills,
@@ -418,6 +422,10 @@ impl Leader {
                 }
             }
             Waiting::Cancelled(push, reply) => self.cancelled(push, reply, result),
+            Waiting::Halted(push) => {
+                self.chores.insert(Chore::RecallHalted, 0);
+                self.recalled(push, &result);
+            }
             Waiting::Offline(push) => {
                 if result.is_err() {
                     self.settle_offline_again(push);

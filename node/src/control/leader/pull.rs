@@ -30,7 +30,7 @@ impl Leader {
         let live = rows.len() < limit;
         // What the session goes on with from an earlier connection is among them: it knows, and passes over it.
         let mut pushes = Vec::with_capacity(rows.len());
-        for row in rows.into_iter().filter(|row| !self.withdrawing.contains(&row.push)) {
+        for row in rows.into_iter().filter(|row| !self.withdrawing.contains(&row.of)) {
             let dup = self.handed.add_one(row.push, no);
             pushes.push(OwedPush { push: row.push, expires_at_ms: row.expires_at_ms, qos0: row.qos0, dup });
         }

@@ -5,6 +5,7 @@ mod cluster;
 mod dispatch;
 mod edges;
 mod lanes;
+mod releases;
 mod retained;
 mod settle;
 mod shared;
