@@ -349,10 +349,12 @@ fn hops(headers: &HeaderMap) -> u8 {
 
 /// The methods by path, and what they need; any other path is refused by the services here.
 fn method(path: &str) -> (&'static str, Kind) {
-    const METHODS: [(&str, Kind); 28] = [
+    const METHODS: [(&str, Kind); 30] = [
         ("/carillon.v1.Pushes/Push", Kind::Write),
         ("/carillon.v1.Pushes/DryRun", Kind::Read),
         ("/carillon.v1.Pushes/Cancel", Kind::Write),
+        ("/carillon.v1.Pushes/Hold", Kind::Write),
+        ("/carillon.v1.Pushes/Resume", Kind::Write),
         ("/carillon.v1.Pushes/Status", Kind::Read),
         ("/carillon.v1.Pushes/Watch", Kind::Read),
         ("/carillon.v1.Pushes/ListTargets", Kind::Read),

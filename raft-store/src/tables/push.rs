@@ -42,22 +42,30 @@ impl PushSets {
         state: State,
     ) -> Result<(), StoreError> {
         debug_assert_ne!(state, State::Pending, "pending is where a push begins");
-        let mut gained = RoaringBitmap::new();
-        match &self.row.audience {
-            AudienceRow::Small(_) => {
-                let waves = Waves::of(txn, self)?;
-                if let AudienceRow::Small(targets) = &mut self.row.audience {
-                    gained = small::settle(txn, self.id, &waves, targets, terminals, state);
-                }
-            }
+        let gained = match &self.row.audience {
+            AudienceRow::Small(_) => self.settle_small(txn, terminals, state)?,
             AudienceRow::Broad(_) => {
+                let mut gained = RoaringBitmap::new();
                 for (block, terminals) in by_block(terminals) {
                     gained |= self.settle_block(txn, block, &terminals, state)?;
                 }
+                gained
             }
-        }
+        };
         txn.note(self.row.app, self.id, state.code(), gained);
         Ok(())
+    }
+
+    /// Answers who is newly in the state.
+    fn settle_small(
+        &mut self,
+        txn: &mut Txn<'_>,
+        terminals: &RoaringBitmap,
+        state: State,
+    ) -> Result<RoaringBitmap, StoreError> {
+        let waves = Waves::of(txn, self)?;
+        let AudienceRow::Small(targets) = &mut self.row.audience else { return Ok(RoaringBitmap::new()) };
+        Ok(small::settle(txn, self.id, &waves, targets, terminals, state))
     }
 
     /// One block of a broad push; answers who is newly in the state. Where nothing is pending any more, nothing is
@@ -70,8 +78,8 @@ impl PushSets {
         state: State,
     ) -> Result<RoaringBitmap, StoreError> {
         let AudienceRow::Broad(counts) = &mut self.row.audience else { return Ok(RoaringBitmap::new()) };
-        let (gained, is_over) = broad::settle(txn, self.id, counts, block, terminals, state)?;
-        if is_over {
+        let (gained, is_settled) = broad::settle(txn, self.id, counts, block, terminals, state)?;
+        if is_settled {
             txn.delete(keys::block_pending(block, self.id));
             for (wave, _) in Waves::of(txn, self)?.iter() {
                 txn.delete(keys::block_pending(block, *wave));
