@@ -166,7 +166,9 @@ async fn a_cursor_that_is_none_is_refused_and_says_what_to_do() {
     world.register(1).await;
     world
         .call(|channel, token| async move {
-            AppsClient::new(channel).create(asked(CreateAppRequest { name: "shop".into() }, &token)).await
+            AppsClient::new(channel)
+                .create(asked(CreateAppRequest { name: "shop".into(), quotas: None }, &token))
+                .await
         })
         .await
         .unwrap();

@@ -47,6 +47,9 @@ pub enum Audience {
     Or(Vec<Self>),
     /// Who is not in it.
     Not(Box<Self>),
+    /// Who was connected within so many days, 1 to [`crate::limits::SEEN_DAYS_MAX`], or registered: counted by days of UTC, the day
+    /// it is now and as many before it.
+    Seen(u8),
 }
 
 /// A range of the [`Sample::BUCKETS`] buckets that terminals fall into by their numbers. Ranges that do not overlap
@@ -67,12 +70,18 @@ pub enum AudienceTooLarge {
     #[error("the expression is nested {0} deep, the most is {AUDIENCE_DEPTH_MAX}")]
     Depth(usize),
     /// Over [`AUDIENCE_SCANS_MAX`].
-    #[error("the expression has {0} of sample, delivered and pending, the most is {AUDIENCE_SCANS_MAX}")]
+    #[error(
+        "the expression has {0} of sample, delivered, pending and seen (which counts {SEEN_SCANS}), the most is \
+         {AUDIENCE_SCANS_MAX}"
+    )]
     Scans(usize),
     /// Over [`TERMINALS_PER_CALL_MAX`].
     #[error("the expression names {0} terminals and aliases, the most is {TERMINALS_PER_CALL_MAX}")]
     Names(usize),
 }
+
+/// What a `seen` counts among what is scanned: for each block of terminals it reads a set for each of its days.
+const SEEN_SCANS: usize = 4;
 
 /// Why a text is not an alias, or not a part of a tag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -155,6 +164,7 @@ impl Audience {
     fn scans(&self) -> usize {
         match self {
             Self::Sample(_) | Self::Delivered(_) | Self::Pending(_) => 1,
+            Self::Seen(_) => SEEN_SCANS,
             _ => self.members().iter().map(Self::scans).sum(),
         }
     }

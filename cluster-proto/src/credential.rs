@@ -43,6 +43,9 @@ pub struct ApiClaims {
     /// App it is limited to; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<String>,
+    /// The number of that app when it was issued: it is not for a later app of the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<u32>,
     /// What it may do.
     pub scopes: Vec<Scope>,
     /// Issued at, seconds since the epoch.

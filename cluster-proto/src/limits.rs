@@ -32,6 +32,8 @@ pub const AUDIENCE_NODES_MAX: usize = 256;
 /// Most slices (`sample`) and states of pushes (`delivered`, `pending`) in an audience expression: each is looked at terminal
 /// by terminal, or read whole.
 pub const AUDIENCE_SCANS_MAX: usize = 16;
+/// Most days back that an audience may ask who was connected (`seen`); who was on which day is kept that long.
+pub const SEEN_DAYS_MAX: u8 = 90;
 /// Deepest audience expression: bounds every recursion over it.
 pub const AUDIENCE_DEPTH_MAX: usize = 16;
 /// An audience up to this size is stored as one row with a state byte each; above, as bitmaps.

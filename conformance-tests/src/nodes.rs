@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     ops::{Deref, DerefMut},
     path::PathBuf,
-    process::Command,
+    process::{Command, Output},
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
     time::{Duration, Instant},
 };
@@ -75,16 +75,28 @@ impl Nodes {
 
     /// What `carillon ARGUMENTS` prints when it speaks to the cluster as its administrator.
     pub fn command(&self, arguments: &[&str]) -> String {
-        let output = Command::new(find_binary().expect("the product"))
+        let output = self.run(arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "carillon {arguments:?}: {error}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// What `carillon ARGUMENTS` complains about: it must not succeed.
+    pub fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(!output.status.success(), "carillon {arguments:?} is not refused: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// What becomes of `carillon ARGUMENTS`.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(find_binary().expect("the product"))
             .args(arguments)
             .env("CARILLON_API", self.api.to_string())
             .env("CARILLON_TOKEN", format!("@{}", self.dir.join("admin.token").display()))
             .env("CARILLON_CA", self.dir.join("certs/ca.pem"))
             .output()
-            .expect("the product");
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "carillon {arguments:?}: {error}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+            .expect("the product")
     }
 
     /// Nobody disturbs the nodes while this is held.

@@ -1,6 +1,6 @@
 //! Text and expression are two forms of one thing.
 
-use cluster_proto::{Audience, PushId, Sample, TerminalId};
+use cluster_proto::{Audience, PushId, Sample, TerminalId, limits::SEEN_DAYS_MAX};
 use fabric_core::audience::{Text, parse};
 use proptest::{collection::vec, prelude::*};
 
@@ -29,6 +29,7 @@ fn leaf() -> impl Strategy<Value = Audience> {
         any::<u64>().prop_map(|push| Audience::Delivered(PushId(push))),
         any::<u64>().prop_map(|push| Audience::Pending(PushId(push))),
         sample,
+        (1..=SEEN_DAYS_MAX).prop_map(Audience::Seen),
     ]
 }
 
@@ -50,7 +51,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_read_or_refused_at_a_place_in_it(text in "([a-z]{0,3}|and|or|not|tag:|terminal:|sample:|[ \"\\\\(),=0-9.%ä-]){0,24}") {
+    fn any_text_is_read_or_refused_at_a_place_in_it(text in "([a-z]{0,3}|and|or|not|tag:|terminal:|sample:|seen:|[ \"\\\\(),=0-9.%ä-]){0,24}") {
         match parse(&text) {
             Ok(audience) => prop_assert_eq!(parse(&Text(&audience).to_string()), Ok(audience)),
             Err(error) => {

@@ -58,6 +58,13 @@ pub enum Applied {
     },
     /// Refused; nothing changed.
     Refused(Refusal),
+    /// Terminals were changed or deleted.
+    Changed {
+        /// How many are different now, or gone.
+        changed: u64,
+        /// How many were left as they were, because they would have more tags than a terminal may.
+        full: u64,
+    },
 }
 
 /// Why apply refuses a command.
@@ -90,4 +97,22 @@ pub enum Refusal {
     /// Most retained messages, or bytes of them, of an app reached.
     #[error("too many retained messages")]
     RetainedQuota,
+    /// Most registered terminals of the app reached: this many.
+    #[error(
+        "the app may have {0} registered terminals, and would have more: delete terminals, or raise its quota \
+         (carillon app update --terminals)"
+    )]
+    TerminalQuota(u64),
+    /// Most stored bytes of the app reached: this many.
+    #[error(
+        "the app may store {0} bytes of messages, and would store more: wait until settled pushes are purged, remove \
+         retained messages, or raise its quota (carillon app update --stored-bytes)"
+    )]
+    StoredQuota(u64),
+    /// An app of this name is being removed.
+    #[error("an app of this name is being removed: try again when that is done")]
+    AppBeingRemoved,
+    /// The app every cluster has.
+    #[error("the app default cannot be deleted")]
+    DefaultApp,
 }

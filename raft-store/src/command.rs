@@ -43,10 +43,12 @@ impl Command {
 /// What a command does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum CommandBody {
-    /// Adds an app. Answers [`crate::Applied::App`]; repeating it answers the same.
+    /// Adds an app. Answers [`crate::Applied::App`]; repeating it answers the same, and leaves its quotas.
     CreateApp {
         /// Its name.
         name: String,
+        /// How much it may have.
+        quotas: Quotas,
     },
     /// Adds a signing key; the newest signs.
     InstallKey(SigningKey),
@@ -219,6 +221,50 @@ pub enum CommandBody {
         /// It answered that it is gone for good: nothing more is sent until it is set again.
         is_gone: bool,
     },
+    /// Changes how much an app may have. What it has beyond stays.
+    SetQuotas {
+        /// The app.
+        app: AppId,
+        /// What is given.
+        change: QuotaChange,
+    },
+    /// Begins to remove an app: from now on nothing of it is found or accepted.
+    DeleteApp {
+        /// The app.
+        app: AppId,
+    },
+    /// Goes on removing a deleted app; the last step frees its name.
+    RemoveApp {
+        /// The app.
+        app: AppId,
+        /// Bounds the work of one entry: rows looked at, about.
+        limit: u32,
+    },
+    /// Changes tags and alias of those of these terminals that are registered in the app. Answers
+    /// [`crate::Applied::Changed`].
+    UpdateTerminals {
+        /// The app.
+        app: AppId,
+        /// Which.
+        terminals: TerminalSet,
+        /// What becomes of their labels.
+        change: LabelChange,
+    },
+    /// Deletes those of these terminals that are registered in the app, with all that is theirs, and voids their
+    /// credentials. What they must still get is dropped. Answers [`crate::Applied::Changed`].
+    DeleteTerminals {
+        /// The app.
+        app: AppId,
+        /// Which.
+        terminals: TerminalSet,
+    },
+    /// These registered terminals, of any app, were connected on a day. Removes some of what is too old to be asked for.
+    RecordSeen {
+        /// Days since the epoch, UTC.
+        day: u32,
+        /// Which; a union, so repeating it changes nothing.
+        terminals: TerminalSet,
+    },
 }
 
 /// Where the receipts of an app are posted to.
@@ -240,6 +286,60 @@ impl std::fmt::Debug for Webhook {
         let mut debug = f.debug_struct("Webhook");
         debug.field("url", url).field("expand", expand).field("kinds", kinds).finish_non_exhaustive()
     }
+}
+
+/// How much an app may have; 0: no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quotas {
+    /// Registered terminals.
+    pub terminals: u64,
+    /// Connections, in the whole cluster.
+    pub connections: u64,
+    /// Pushes accepted a second, PUBLISH packets with QoS 1 or 2 among them.
+    pub pushes_per_s: u64,
+    /// Pushes accepted at once, before that rate holds; 0: as many as in a second.
+    pub pushes_burst: u64,
+    /// Bytes of messages: of pushes until they are purged, and retained.
+    pub stored_bytes: u64,
+}
+
+/// A change of quotas; what is absent stays, 0 removes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuotaChange {
+    /// See [`Quotas`], as the following.
+    pub terminals: Option<u64>,
+    /// Connections.
+    pub connections: Option<u64>,
+    /// A second.
+    pub pushes_per_s: Option<u64>,
+    /// At once.
+    pub pushes_burst: Option<u64>,
+    /// Bytes.
+    pub stored_bytes: Option<u64>,
+}
+
+impl Quotas {
+    /// With what a change gives.
+    pub fn changed(self, change: &QuotaChange) -> Self {
+        Self {
+            terminals: change.terminals.unwrap_or(self.terminals),
+            connections: change.connections.unwrap_or(self.connections),
+            pushes_per_s: change.pushes_per_s.unwrap_or(self.pushes_per_s),
+            pushes_burst: change.pushes_burst.unwrap_or(self.pushes_burst),
+            stored_bytes: change.stored_bytes.unwrap_or(self.stored_bytes),
+        }
+    }
+}
+
+/// A change of tags and alias.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelChange {
+    /// Tags to add, or to give another value: `(key, value)`, each key once.
+    pub set: Vec<(String, String)>,
+    /// Keys of tags to remove.
+    pub remove: Vec<String>,
+    /// Replaces the alias, by an empty one with none; absent: leaves it.
+    pub alias: Option<String>,
 }
 
 /// A key that signs credentials. Replicated in the control group, never leaves it, never logged.

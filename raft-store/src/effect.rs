@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cluster_proto::{AppId, Message, PushId, TerminalId, TerminalSet};
+use cluster_proto::{AppId, Message, PushId, TerminalId, TerminalNo, TerminalSet};
 
 /// Something apply did that the leader may act upon.
 #[derive(Clone, Debug)]
@@ -25,6 +25,15 @@ pub enum Effect {
     KeysChanged,
     /// Apps changed.
     AppsChanged,
+    /// Terminals were deleted: their connections end.
+    Deleted {
+        /// Of this app.
+        app: AppId,
+        /// With the numbers they had.
+        terminals: Vec<(TerminalNo, TerminalId)>,
+        /// Their credentials issued up to this are void, seconds since the epoch.
+        issued_until: u64,
+    },
 }
 
 /// An accepted push as the dispatcher needs it.

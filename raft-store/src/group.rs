@@ -252,7 +252,8 @@ impl ControlGroup {
         self.inner.failed.clone()
     }
 
-    /// Whether [`Effect::Revoked`] or [`Effect::KeysChanged`] was dropped since this was asked last, for want of room.
+    /// Whether [`Effect::Revoked`], [`Effect::Deleted`] or [`Effect::KeysChanged`] was dropped since this was asked last,
+    /// for want of room.
     pub fn take_credentials_unknown(&self) -> bool {
         self.inner.progress.take_credentials_unknown()
     }

@@ -89,12 +89,12 @@ impl Submitted {
 }
 
 fn command(name: &str) -> Command {
-    Command::own(CommandBody::CreateApp { name: name.to_owned() })
+    Command::own(CommandBody::CreateApp { name: name.to_owned(), quotas: Default::default() })
 }
 
 fn name(command: &Command) -> String {
     match &command.body {
-        CommandBody::CreateApp { name } => name.clone(),
+        CommandBody::CreateApp { name, .. } => name.clone(),
         other => panic!("unexpected {other:?}"),
     }
 }

@@ -144,8 +144,11 @@ mod tests {
 
     #[test]
     fn joined_commands_decode_as_the_batch_they_came_from() {
-        let commands: Vec<Command> =
-            (0..200).map(|n| Command::own(CommandBody::CreateApp { name: format!("app-{n}") })).collect();
+        let commands: Vec<Command> = (0..200)
+            .map(|n| {
+                Command::own(CommandBody::CreateApp { name: format!("app-{n}"), quotas: Default::default() })
+            })
+            .collect();
         let encoded: Vec<_> = commands.iter().map(|c| EncodedCommand::new(c).expect("encode")).collect();
         for at_ms in [0, 127, 128, 1_800_000_000_000, u64::MAX] {
             let batch = Proposal::join(at_ms, &encoded).decode().expect("decode");

@@ -16,9 +16,10 @@ use raft_store::{
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use world::{
+    DAY_MS,
     audience::{Facts, Labels, TAGS, expression, labels, meant},
     id, message,
-    store::{Store, accept, connection, set, terminals},
+    store::{Store, accept, connection, create, set, terminals},
 };
 
 /// The topic of every push.
@@ -35,15 +36,23 @@ struct World {
     subscribers: BTreeMap<u32, bool>,
     states: BTreeMap<PushId, BTreeMap<u32, State>>,
     online: TerminalSet,
+    /// By day; of all that are or were registered.
+    seen: BTreeMap<u32, HashSet<u32>>,
+    deleted: HashSet<u32>,
 }
+
+/// It is this day; on the first days everybody was registered.
+const TODAY: u32 = 200;
 
 impl World {
     fn new(seed: u64, registered: u32) -> Self {
         println!("seed {seed}");
-        let (store, rng) = (Store::new(), StdRng::seed_from_u64(seed));
-        let (labels, subscribers, states, online) = Default::default();
-        let mut world = Self { store, rng, registered, labels, subscribers, states, online };
+        let (mut store, rng) = (Store::new(), StdRng::seed_from_u64(seed));
+        store.at_ms = u64::from(TODAY - 95) * DAY_MS;
+        let (labels, subscribers, states, online, seen, deleted) = Default::default();
+        let mut world = Self { store, rng, registered, labels, subscribers, states, online, seen, deleted };
         world.register();
+        world.see();
         world.subscribe();
         for _ in 0..8 {
             world.push();
@@ -51,6 +60,7 @@ impl World {
         let everyone: Vec<_> = (1..=registered).chain(world.subscribers.keys().copied()).collect();
         let online = everyone.into_iter().filter(|_| world.rng.random_ratio(1, 3)).map(TerminalNo);
         world.online = online.collect();
+        world.delete();
         world
     }
 
@@ -66,6 +76,47 @@ impl World {
             };
             let terminals = some.iter().map(&mut new).collect();
             self.store.apply(CommandBody::RegisterTerminals { app: AppId::DEFAULT, terminals });
+        }
+    }
+
+    /// Everybody was registered on the first day, which is too old to be asked for; the others come in any order.
+    fn see(&mut self) {
+        for _ in 0..25 {
+            let day = TODAY - self.rng.random_range(0..96);
+            self.store.at_ms = self.store.at_ms.max(u64::from(day) * DAY_MS);
+            let some: TerminalSet =
+                (1..=self.registered).filter(|_| self.rng.random_ratio(1, 20)).map(TerminalNo).collect();
+            self.seen.entry(day).or_default().extend(hash(&some));
+            self.store.apply(CommandBody::RecordSeen { day, terminals: some });
+        }
+        self.store.at_ms = u64::from(TODAY) * DAY_MS + 5_000;
+        // Removes what is too old.
+        self.store.apply(CommandBody::RecordSeen { day: TODAY, terminals: TerminalSet::new() });
+    }
+
+    /// A few, from all blocks: what was a number of theirs means nobody.
+    fn delete(&mut self) {
+        let some: TerminalSet =
+            (1..=self.registered).filter(|_| self.rng.random_ratio(1, 50)).map(TerminalNo).collect();
+        let app = AppId::DEFAULT;
+        let answer = self.store.apply(CommandBody::DeleteTerminals { app, terminals: some.clone() });
+        assert_eq!(answer, Applied::Changed { changed: some.len(), full: 0 });
+        for no in some.iter() {
+            self.labels.remove(&no.0);
+            self.subscribers.remove(&no.0);
+            for states in self.states.values_mut() {
+                if let Some(state @ State::Pending) = states.get_mut(&no.0) {
+                    *state = State::Dropped(DropReason::TerminalDeleted);
+                }
+            }
+        }
+        self.deleted = hash(&some);
+        for (push, states) in &self.states {
+            let count = |of| states.values().filter(|state| **state == of).count() as u64;
+            let deleted = State::Dropped(DropReason::TerminalDeleted);
+            for state in [State::Pending, deleted] {
+                assert_eq!(self.store.count(*push, state), count(state), "{state:?} of {push}");
+            }
         }
     }
 
@@ -143,7 +194,8 @@ impl World {
     /// A dry run and a push mean the same, and what the sets say.
     fn check(&mut self, audience: &Audience) -> usize {
         let expected = meant(audience, self);
-        let tried = self.store.tables.resolve(audience, AppId::DEFAULT, TOPIC, Some(&self.online));
+        let tried =
+            self.store.tables.resolve(audience, AppId::DEFAULT, TOPIC, Some(&self.online), self.store.at_ms);
         assert_eq!(tried.map(|meant| hash(&meant)), expected, "{audience:?}");
         match (self.accept(audience.clone()), expected) {
             (Err(refusal), expected) => {
@@ -168,12 +220,12 @@ impl World {
 
 impl Facts for World {
     fn registered(&self) -> HashSet<u32> {
-        (1..=self.registered).collect()
+        (1..=self.registered).filter(|no| !self.deleted.contains(no)).collect()
     }
 
     fn registered_as(&self, terminal: &TerminalId) -> Option<u32> {
         let n: u32 = terminal.as_str().trim_start_matches('t').parse().unwrap();
-        (n < self.registered).then_some(n + 1)
+        (n < self.registered && !self.deleted.contains(&(n + 1))).then_some(n + 1)
     }
 
     fn labels(&self) -> &BTreeMap<u32, Labels> {
@@ -186,6 +238,10 @@ impl Facts for World {
 
     fn online(&self) -> HashSet<u32> {
         hash(&self.online)
+    }
+
+    fn seen(&self, days: u8) -> HashSet<u32> {
+        self.seen.range(TODAY - u32::from(days)..).flat_map(|(_, seen)| seen.iter().copied()).collect()
     }
 
     fn in_state(&self, push: PushId, state: State) -> Option<HashSet<u32>> {
@@ -227,7 +283,7 @@ fn what_a_push_was_for_is_frozen_when_labels_and_states_change() {
     world.store.apply(CommandBody::RegisterTerminals { app: AppId::DEFAULT, terminals });
     world.store.receipt(tagged, Outcome::Delivered, before.clone());
     let now =
-        |audience: &Audience| world.store.tables.resolve(audience, AppId::DEFAULT, TOPIC, None).unwrap();
+        |audience: &Audience| world.store.tables.resolve(audience, AppId::DEFAULT, TOPIC, None, 0).unwrap();
     assert!(now(&tag).is_empty() && now(&Audience::Pending(tagged)).is_empty());
     assert_eq!(now(&Audience::Delivered(tagged)), before);
     assert_eq!(world.store.tables.audience(pending), Some(before));
@@ -236,10 +292,8 @@ fn what_a_push_was_for_is_frozen_when_labels_and_states_change() {
 #[test]
 fn another_app_s_pushes_tags_and_aliases_are_not_found() {
     let mut world = World::new(5, 100);
-    let Applied::App(other) = world.store.apply(CommandBody::CreateApp { name: "other".into() }) else {
-        panic!("no app")
-    };
-    let resolve = |audience| world.store.tables.resolve(&audience, other, TOPIC, Some(&world.online));
+    let Applied::App(other) = world.store.apply(create("other")) else { panic!("no app") };
+    let resolve = |audience| world.store.tables.resolve(&audience, other, TOPIC, Some(&world.online), 0);
     assert_eq!(resolve(Audience::Delivered(PushId(1))), Err(Refusal::UnknownPush(PushId(1))));
     assert_eq!(resolve(Audience::Terminals(vec![id(1)])), Err(Refusal::UnknownTerminals(vec![id(1)])));
     let everyone = Audience::Sample(Sample::new(0, Sample::BUCKETS).unwrap());

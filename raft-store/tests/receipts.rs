@@ -11,7 +11,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, Command, CommandBatch, CommandBody, Refusal,
-    command::Webhook,
+    command::{Quotas, Webhook},
     receipts::{PageLimits, ReceiptCursor, ReceiptDelta, ReceiptKind, ReceiptRow},
     tables::{self, EntryPosition, Tables, TablesOptions},
 };
@@ -258,7 +258,10 @@ fn deltas_too_old_or_too_many_go_in_bounded_steps_and_the_stream_says_where_it_b
 #[test]
 fn a_purge_of_one_app_leaves_the_others_stream() {
     let mut store = Store::new();
-    assert_eq!(store.apply(CommandBody::CreateApp { name: "shop".into() }), Applied::App(AppId(2)));
+    assert_eq!(
+        store.apply(CommandBody::CreateApp { name: "shop".into(), quotas: Quotas::default() }),
+        Applied::App(AppId(2))
+    );
     store.register(3);
     store.push(PushKind::Identity, Audience::Terminals(vec![id(1)]));
     let shop = store.tables.receipts(store.tables.receipts_begin(AppId(2)), ALL);

@@ -6,7 +6,7 @@
 //! not     = "not" not | "(" or ")" | leaf
 //! leaf    = "terminal:" value { "," value } | "alias:" value { "," value } | "tag:" value "=" value
 //!         | "topic" | "all" | "online" | "offline"
-//!         | "delivered:" push | "pending:" push | "sample:" percent "-" percent "%"
+//!         | "delivered:" push | "pending:" push | "sample:" percent "-" percent "%" | "seen:" days "d"
 //! value   = characters without spaces, parentheses and commas | '"' any characters, \" and \\ '"'
 //! percent = digits [ "." digit [ digit ] ]
 //! ```

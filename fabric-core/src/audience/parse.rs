@@ -5,7 +5,7 @@ use std::fmt;
 use cluster_proto::{
     Audience, PushId, Sample, TerminalId,
     audience::{LabelError, check_alias, check_tag_key, check_tag_value},
-    limits::{AUDIENCE_DEPTH_MAX, AUDIENCE_NODES_MAX, TERMINALS_PER_CALL_MAX},
+    limits::{AUDIENCE_DEPTH_MAX, AUDIENCE_NODES_MAX, SEEN_DAYS_MAX, TERMINALS_PER_CALL_MAX},
 };
 
 use super::ends_value;
@@ -25,8 +25,19 @@ pub struct ParseError {
 
 /// Characters shown on each side of the place.
 const SHOWN_MAX: usize = 60;
-const LEAVES: [&str; 10] =
-    ["terminal:", "alias:", "tag:", "topic", "all", "online", "offline", "delivered:", "pending:", "sample:"];
+const LEAVES: [&str; 11] = [
+    "terminal:",
+    "alias:",
+    "tag:",
+    "topic",
+    "all",
+    "online",
+    "offline",
+    "delivered:",
+    "pending:",
+    "sample:",
+    "seen:",
+];
 
 /// Reads an audience expression.
 pub fn parse(text: &str) -> Result<Audience, ParseError> {
@@ -143,6 +154,7 @@ impl<'a> Parser<'a> {
             "delivered" => self.push().map(Audience::Delivered),
             "pending" => self.push().map(Audience::Pending),
             "sample" => self.sample().map(Audience::Sample),
+            "seen" => self.seen().map(Audience::Seen),
             _ => Err(self.unknown(start, word)),
         }
     }
@@ -208,6 +220,18 @@ impl<'a> Parser<'a> {
             return Err(self.error("expected `%`: a slice is written sample:A-B%"));
         }
         Sample::new(from, to).ok_or_else(|| self.error_at(at, "the slice is empty: its end must be more"))
+    }
+
+    /// Whole days.
+    fn seen(&mut self) -> Result<u8, ParseError> {
+        let at = self.at;
+        let days = self.digits().parse::<u8>().ok().filter(|days| (1..=SEEN_DAYS_MAX).contains(days));
+        let days =
+            days.ok_or_else(|| self.error_at(at, format!("expected days from 1 to {SEEN_DAYS_MAX}")))?;
+        if !self.takes("d") {
+            return Err(self.error("expected `d`: days are written seen:30d"));
+        }
+        Ok(days)
     }
 
     /// In hundredths.

@@ -34,6 +34,7 @@ impl fmt::Display for Text<'_> {
                 percent(f, sample.to())?;
                 f.write_char('%')
             }
+            Audience::Seen(days) => write!(f, "seen:{days}d"),
             Audience::Or(members) => several(f, " or ", members, |member| matches!(member, Audience::Or(_))),
             Audience::And(members) => several(f, " and ", members, binds_looser_than_not),
             Audience::Not(member) => {

@@ -10,6 +10,8 @@ use cluster_proto::{AppId, Epoch, NodeId, TerminalId, TerminalNo};
 /// "This terminal is on that edge".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding {
+    /// Whose.
+    pub app: AppId,
     /// Where.
     pub edge: NodeId,
     /// Fences it: the higher wins (I6).
@@ -41,9 +43,41 @@ pub struct Presence {
     /// By the upper 16 bits of the number; a page exists while it holds a binding.
     pages: BTreeMap<u16, Page>,
     named: BTreeMap<(AppId, TerminalId), Binding>,
+    /// How many there are of each app that has any.
+    by_app: BTreeMap<AppId, u64>,
 }
 
 impl Presence {
+    /// How many terminals of an app are bound.
+    pub fn connected(&self, app: AppId) -> u64 {
+        self.by_app.get(&app).copied().unwrap_or(0)
+    }
+
+    /// Some bindings of an app, at most `limit`. Looks at those of all apps.
+    pub fn of_app(&self, app: AppId, limit: usize) -> Vec<(Who, Binding)> {
+        let named = self.named.iter().map(|((app, id), binding)| (Who::Named(*app, id.clone()), *binding));
+        let numbered = self.pages.iter().flat_map(|(block, page)| {
+            let first = u32::from(*block) << 16;
+            let slots = page.slots.iter().zip(first..);
+            slots.filter_map(|(slot, no)| Some((Who::Numbered(TerminalNo(no)), (*slot)?)))
+        });
+        named.chain(numbered).filter(|(_, binding)| binding.app == app).take(limit).collect()
+    }
+
+    fn count(&mut self, added: Option<AppId>, removed: Option<AppId>) {
+        if let Some(app) = added {
+            *self.by_app.entry(app).or_default() += 1;
+        }
+        if let Some(app) = removed
+            && let Some(count) = self.by_app.get_mut(&app)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_app.remove(&app);
+            }
+        }
+    }
+
     /// The binding of `who`, if it is online.
     pub fn get(&self, who: &Who) -> Option<&Binding> {
         match who {
@@ -73,12 +107,14 @@ impl Presence {
                 self.named.insert((app, terminal), binding);
             }
         }
+        self.count(Some(binding.app), existing.map(|binding| binding.app));
         Ok(existing)
     }
 
     /// Removes the binding of `who` if it still has this epoch.
     pub fn unbind(&mut self, who: &Who, epoch: Epoch) -> Option<Binding> {
-        self.get(who).filter(|b| b.epoch == epoch)?;
+        let app = self.get(who).filter(|b| b.epoch == epoch)?.app;
+        self.count(None, Some(app));
         match who {
             Who::Named(app, terminal) => self.named.remove(&(*app, terminal.clone())),
             Who::Numbered(no) => {
@@ -105,12 +141,15 @@ impl Presence {
     /// Moves the binding of a client that was just lent a number.
     pub fn give_number(&mut self, app: AppId, terminal: &TerminalId, no: TerminalNo) -> bool {
         let Some(binding) = self.named.remove(&(app, terminal.clone())) else { return false };
+        self.count(None, Some(binding.app));
         self.bind(Who::Numbered(no), binding).is_ok()
     }
 
     /// Removes every binding of clients without a number on `edge`.
     pub fn unbind_named_of(&mut self, edge: NodeId) {
+        let gone: Vec<_> = self.named.values().filter(|b| b.edge == edge).map(|b| b.app).collect();
         self.named.retain(|_, binding| binding.edge != edge);
+        gone.into_iter().for_each(|app| self.count(None, Some(app)));
     }
 }
 
@@ -129,7 +168,7 @@ mod tests {
     use super::*;
 
     fn binding(edge: u64, counter: u64) -> Binding {
-        Binding { edge: NodeId(edge), epoch: Epoch { term: 1, counter }, live: false }
+        Binding { app: AppId::DEFAULT, edge: NodeId(edge), epoch: Epoch { term: 1, counter }, live: false }
     }
 
     #[test]
@@ -161,5 +200,36 @@ mod tests {
         assert!(presence.give_number(AppId::DEFAULT, &terminal, no));
         assert_eq!(presence.numbered(no), Some(&binding(1, 5)));
         assert_eq!(presence.get(&Who::Named(AppId::DEFAULT, terminal)), None);
+    }
+
+    #[test]
+    fn the_bindings_of_an_app_are_counted_whatever_becomes_of_them() {
+        let mut presence = Presence::default();
+        let named = |name: &str| Who::Named(AppId::DEFAULT, TerminalId::new(name).expect("id"));
+        let (numbered, count) = (Who::Numbered(TerminalNo(7)), |p: &Presence| p.connected(AppId::DEFAULT));
+        presence.bind(numbered.clone(), binding(1, 5)).expect("bind");
+        presence.bind(numbered.clone(), binding(2, 6)).expect("a takeover");
+        presence.bind(numbered.clone(), binding(1, 1)).expect_err("an older one");
+        presence.bind(named("a"), binding(1, 7)).expect("bind");
+        presence.bind(named("b"), binding(1, 8)).expect("bind");
+        assert_eq!((count(&presence), presence.connected(AppId(2))), (3, 0));
+        assert_eq!(
+            (presence.of_app(AppId::DEFAULT, 9).len(), presence.of_app(AppId::DEFAULT, 2).len()),
+            (3, 2)
+        );
+        assert!(presence.of_app(AppId(2), 9).is_empty());
+        presence.give_number(
+            AppId::DEFAULT,
+            &TerminalId::new("a").expect("id"),
+            TerminalNo::UNREGISTERED_FIRST,
+        );
+        assert_eq!(count(&presence), 3);
+        presence.unbind_named_of(NodeId(1));
+        presence.unbind(&numbered, Epoch { term: 1, counter: 5 });
+        assert_eq!(count(&presence), 2);
+        presence.unbind(&numbered, Epoch { term: 1, counter: 6 });
+        assert_eq!(count(&presence), 1);
+        presence.unbind(&Who::Numbered(TerminalNo::UNREGISTERED_FIRST), Epoch { term: 1, counter: 7 });
+        assert!(presence.by_app.is_empty());
     }
 }

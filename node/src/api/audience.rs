@@ -4,7 +4,7 @@ use cluster_proto::{
     Audience, PushId, Sample,
     admin::{self, audience::Of},
     audience::{AudienceTooLarge, check_alias, check_tag_key, check_tag_value},
-    limits::AUDIENCE_NODES_MAX,
+    limits::{AUDIENCE_NODES_MAX, SEEN_DAYS_MAX},
 };
 use fabric_core::audience::parse;
 use tonic::Status;
@@ -49,6 +49,7 @@ impl Reader {
             Of::Offline(_) => Ok(Audience::Offline),
             Of::Delivered(of) => Ok(Audience::Delivered(PushId(of.push))),
             Of::Pending(of) => Ok(Audience::Pending(PushId(of.push))),
+            Of::Seen(seen) => seen_at(&format!("{path}.seen"), seen.days),
             Of::Sample(sample) => sample_at(&format!("{path}.sample"), sample),
             Of::And(and) => self.several(&format!("{path}.and"), and.members, Audience::And),
             Of::Or(or) => self.several(&format!("{path}.or"), or.members, Audience::Or),
@@ -88,6 +89,20 @@ fn tag_at(path: &str, admin::Tag { key, value }: admin::Tag) -> Result<Audience,
     check_tag_key(&key).map_err(|error| wrong(&format!("{path}.key"), error))?;
     check_tag_value(&value).map_err(|error| wrong(&format!("{path}.value"), error))?;
     Ok(Audience::Tag { key, value })
+}
+
+fn seen_at(path: &str, days: u32) -> Result<Audience, Status> {
+    let days = u8::try_from(days).ok().filter(|days| (1..=SEEN_DAYS_MAX).contains(days));
+    days.map(Audience::Seen).ok_or_else(|| wrong(path, format!("days must be from 1 to {SEEN_DAYS_MAX}")))
+}
+
+/// An expression over registered terminals: no push gives a meaning to `topic`.
+pub(super) fn of_terminals(asked: Option<admin::Audience>) -> Result<Audience, Status> {
+    let audience = read(asked)?;
+    if audience.mentions_topic() {
+        return Err(wrong("audience", "topic is of a push only: name terminals, tags, all, online or seen"));
+    }
+    Ok(audience)
 }
 
 fn sample_at(path: &str, admin::Sample { from, to }: admin::Sample) -> Result<Audience, Status> {
@@ -146,9 +161,10 @@ mod tests {
             of(Of::Not(Box::new(of(Of::Online(admin::Online {}))))),
             of(Of::Or(or)),
             of(Of::Offline(admin::Offline {})),
+            of(Of::Seen(admin::SeenWithin { days: 30 })),
         ]);
         let written = "tag:os=tv and not online \
-            and (alias:user-7,\"user 8\" or sample:0-10.5% or delivered:7 or pending:8) and offline";
+            and (alias:user-7,\"user 8\" or sample:0-10.5% or delivered:7 or pending:8) and offline and seen:30d";
         let audience = read(Some(messages)).expect("valid");
         assert_eq!(read(Some(text(written))).expect("valid"), audience);
         let nested = and(vec![text("tag:os=tv"), text("not online")]);
@@ -177,6 +193,10 @@ mod tests {
             (control, "audience.aliases.names[1]: alias has a control character"),
             (backwards, "audience.sample: from 7 to 7 is no range"),
             (too_far, "audience.sample: from 0 to 70000 is no range"),
+            (of(Of::Seen(admin::SeenWithin { days: 0 })), "audience.seen: days must be from 1 to 90"),
+            (of(Of::Seen(admin::SeenWithin { days: 300 })), "audience.seen: days must be from 1 to 90"),
+            (text("seen:91d"), "audience.expression: expected days from 1 to 90"),
+            (text("seen:30"), "audience.expression: expected `d`"),
             (and(vec![text("all"), text("all or")]), "audience.and[1].expression: expected "),
         ] {
             let said = refused(asked);
@@ -198,7 +218,7 @@ mod tests {
         let slices = vec![text("sample:0-1% or delivered:7"); AUDIENCE_SCANS_MAX];
         assert!(
             refused(and(slices))
-                .starts_with("audience: the expression has 32 of sample, delivered and pending")
+                .starts_with("audience: the expression has 32 of sample, delivered, pending and seen")
         );
         let not = |inner, _| of(Of::Not(Box::new(inner)));
         let deep = (0..AUDIENCE_DEPTH_MAX).fold(text("all"), not);

@@ -9,7 +9,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use cluster_proto::credential::Scope;
+use cluster_proto::{AppId, credential::Scope};
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use tonic::{
     Request, Status,
@@ -30,6 +30,20 @@ pub const OPERATOR_HEADER: &str = "carillon-operator";
 pub struct Gate {
     keyring: Keyring,
     clock: Arc<dyn Clock>,
+    /// Where services are.
+    apps: Option<AppNumbers>,
+}
+
+type FindApp = dyn Fn(&str) -> Option<AppId> + Send + Sync;
+
+/// Finds the number of an app by its name.
+#[derive(Clone)]
+struct AppNumbers(Arc<FindApp>);
+
+impl std::fmt::Debug for AppNumbers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AppNumbers")
+    }
 }
 
 /// The time tokens are compared with.
@@ -49,6 +63,7 @@ pub struct Caller {
     pub name: String,
     /// App it is limited to.
     app: Option<String>,
+    app_id: Option<u32>,
     scopes: Vec<Scope>,
     /// Came with an operator's certificate.
     pub operator: bool,
@@ -69,7 +84,12 @@ impl Gate {
 
     /// With another clock.
     pub fn with_clock(keyring: Keyring, clock: Arc<dyn Clock>) -> Self {
-        Self { keyring, clock }
+        Self { keyring, clock, apps: None }
+    }
+
+    /// The same gate, which tells tokens of an app from those of an earlier one of its name.
+    pub fn knowing_apps(self, find: impl Fn(&str) -> Option<AppId> + Send + Sync + 'static) -> Self {
+        Self { apps: Some(AppNumbers(Arc::new(find))), ..self }
     }
 
     /// Milliseconds since the epoch.
@@ -86,7 +106,21 @@ impl Gate {
     pub fn allow<T>(&self, request: &Request<T>, scope: Scope) -> Result<Caller, Status> {
         let headers = request.metadata().as_ref();
         let caller = self.caller(headers, request.extensions())?;
+        self.check_app(&caller)?;
         if caller.may(scope) { Ok(caller) } else { Err(lacks(&caller, scope)) }
+    }
+
+    /// A name may be given again when its app is deleted; a number never is.
+    fn check_app(&self, caller: &Caller) -> Result<(), Status> {
+        let (Some(apps), Some(name), Some(id)) = (&self.apps, &caller.app, caller.app_id) else {
+            return Ok(());
+        };
+        match (apps.0)(name) {
+            Some(now) if now.0 == id => Ok(()),
+            _ => Err(Status::unauthenticated(format!(
+                "the app {name:?} this token was issued for is deleted: ask for a new token"
+            ))),
+        }
     }
 
     /// The caller of a raw request, whatever it may do.
@@ -101,13 +135,25 @@ impl Gate {
             .keyring
             .verify_api(bearer(headers)?, self.now_ms() / 1_000)
             .map_err(|error| status::auth(&error))?;
-        Ok(Caller { name: claims.sub, app: claims.app, scopes: claims.scopes, operator: false })
+        Ok(Caller {
+            name: claims.sub,
+            app: claims.app,
+            app_id: claims.app_id,
+            scopes: claims.scopes,
+            operator: false,
+        })
     }
 }
 
 impl Caller {
     fn operator() -> Self {
-        Self { name: "operator".to_owned(), app: None, scopes: vec![Scope::Admin], operator: true }
+        Self {
+            name: "operator".to_owned(),
+            app: None,
+            app_id: None,
+            scopes: vec![Scope::Admin],
+            operator: true,
+        }
     }
 
     /// Admin may everything; everybody may read.

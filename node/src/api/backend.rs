@@ -1,6 +1,6 @@
 //! What the API needs of the control group. `control` implements it over the real one, tests over tables in memory.
 
-use std::future::Future;
+use std::{collections::BTreeMap, future::Future};
 
 use cluster_proto::{
     AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses,
@@ -9,7 +9,7 @@ use raft_store::{
     Applied, CommandBody, Positions, Refusal,
     command::SigningKey,
     receipts::{PageLimits, ReceiptCursor, ReceiptPage},
-    tables::{ReleaseRecord, WebhookRecord},
+    tables::{AppRecord, ReleaseRecord, WebhookRecord},
 };
 use tokio::sync::watch;
 
@@ -167,6 +167,10 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn online(&self) -> impl Future<Output = Option<TerminalSet>> + Send;
     /// The edge a terminal is connected to, and whether it may hold a push.
     fn holding(&self, app: AppId, id: &TerminalId, push: PushId) -> impl Future<Output = Holding> + Send;
+    /// Charges a push to its app; else, for how many milliseconds it must wait.
+    fn admit(&self, app: AppId) -> impl Future<Output = Result<(), u64>> + Send;
+    /// How many terminals of an app are connected.
+    fn connected(&self, app: AppId) -> impl Future<Output = u64> + Send;
     /// Ends its connection; says whether there was one.
     fn kick(&self, app: AppId, id: &TerminalId) -> impl Future<Output = bool> + Send;
     /// The edges linked now.
@@ -197,10 +201,16 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn app(&self, name: &str) -> Option<AppId>;
     /// All apps.
     fn apps(&self) -> Vec<(AppId, String)>;
+    /// How much an app has, and how much it may have.
+    fn app_record(&self, app: AppId) -> Option<AppRecord>;
     /// A registered terminal.
     fn terminal(&self, app: AppId, id: &TerminalId) -> Option<TerminalView>;
     /// Registered terminals in the order of their ids, after `after`.
     fn list_terminals(&self, app: AppId, after: Option<&TerminalId>, limit: usize) -> Vec<TerminalView>;
+    /// A registered terminal, by its number.
+    fn terminal_by_no(&self, no: TerminalNo) -> Option<TerminalView>;
+    /// The last day each was connected or registered on, days since the epoch; those who were not for long are left out.
+    fn last_seen(&self, terminals: &TerminalSet) -> BTreeMap<TerminalNo, u32>;
     /// The id behind a number, registered or lent.
     fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId>;
     /// Credentials of this terminal issued at or before this (seconds since the epoch) are void.

@@ -8,7 +8,10 @@ use cluster_proto::{
     credential::{AUDIENCE_API, ApiClaims, Scope},
     link::NodeAddresses,
 };
-use raft_store::{Applied, CommandBody, command::SigningKey};
+use raft_store::{
+    Applied, CommandBody,
+    command::{Quotas, SigningKey},
+};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -179,7 +182,7 @@ pub async fn found<C: Control>(
     }
     wait_for_leader(control).await?;
     if control.app(APP_DEFAULT).is_none() {
-        let body = CommandBody::CreateApp { name: APP_DEFAULT.to_owned() };
+        let body = CommandBody::CreateApp { name: APP_DEFAULT.to_owned(), quotas: Quotas::default() };
         control.propose(body).await.map_err(status::propose)?;
     }
     let key = auth::generate_key(&mut rand::rng()).map_err(|error| status::issue(&error))?;
@@ -195,6 +198,7 @@ pub fn admin_token(key: &SigningKey, now_s: u64) -> Result<String, IssueError> {
         aud: AUDIENCE_API.to_owned(),
         sub: "admin".to_owned(),
         app: None,
+        app_id: None,
         scopes: vec![Scope::Admin],
         iat: now_s,
         exp: now_s + ADMIN_TOKEN_TTL_S,

@@ -23,7 +23,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, Status, body::Body, transport::Channel};
 use tower::{Layer, Service, ServiceExt as _};
 
 use super::{
@@ -82,6 +82,8 @@ enum Kind {
     Read,
     /// May have been done when its answer is lost.
     Write,
+    /// As that; and the request is a stream, which is passed on as it comes, once.
+    Stream,
 }
 
 /// See the module.
@@ -185,6 +187,10 @@ impl Forward {
             return answer_here(inner, Request::from_parts(parts, body)).await;
         }
         let hops = hops(&parts.headers);
+        if kind == Kind::Stream {
+            let call = Call { parts, bytes: Bytes::new(), kind, operator, hops };
+            return self.stream(call, body, inner).await;
+        }
         let bytes = body::collect(body, REQUEST_LEN_MAX).await?;
         let call = Call { parts, bytes, kind, operator, hops };
         match self.try_until_answered(&call, inner.clone()).await {
@@ -194,6 +200,61 @@ impl Forward {
             }
             answer => answer,
         }
+    }
+
+    /// A stream cannot be sent again: a leader is looked for before any of it is taken.
+    async fn stream<S>(&mut self, call: Call, body: Body, inner: S) -> Result<Response<Body>, Status>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        if call.hops >= HOPS_MAX {
+            return Err(status::unavailable("the nodes do not agree on the leader yet"));
+        }
+        let deadline = Instant::now() + if call.hops == 0 { ROUTE_WITHIN } else { Duration::ZERO };
+        let mut tries = 0;
+        loop {
+            let target = self.target.borrow_and_update().clone();
+            let (remote, why) = match &target {
+                Target::Here => return answer_here(inner, Request::from_parts(call.parts, body)).await,
+                Target::Leader(remote) => (Some(remote), ""),
+                Target::Any(remotes) => {
+                    (remotes.get(tries % remotes.len().max(1)), "no control node is known")
+                }
+                Target::Nowhere => (None, "there is no leader now"),
+            };
+            let mut last = status::unavailable(why);
+            if let Some(remote) = remote {
+                match self.ready(remote).await {
+                    Ok(mut channel) => {
+                        counter!(API_FORWARDED_TOTAL).increment(1);
+                        let mut request = Request::from_parts(call.parts.clone(), body);
+                        call.mark(request.headers_mut());
+                        let answer = tokio::select! {
+                            answer = channel.call(request) => answer.map_err(|error| chain(&error)),
+                            () = replaced(self.target.clone(), remote) => Err("it was replaced".to_owned()),
+                        };
+                        return answer
+                            .map(|response| response.map(|body| body::answer(body, call.broken())))
+                            .map_err(|why| status::unknown(&format!("the leader at {}: {why}", remote.api)));
+                    }
+                    Err(why) => last = why,
+                }
+            }
+            tries += 1;
+            if Instant::now() >= deadline {
+                return Err(last);
+            }
+            self.pause(&target, deadline).await;
+        }
+    }
+
+    /// A connection to another node.
+    async fn ready(&mut self, remote: &Remote) -> Result<Channel, Status> {
+        let unreached = |why: String| status::unavailable(&format!("the leader at {}: {why}", remote.api));
+        let mut channel = self.channels.to(&remote.api).map_err(|error| unreached(error.to_string()))?;
+        channel.ready().await.map_err(|error| unreached(chain(&error)))?;
+        Ok(channel)
     }
 
     async fn try_until_answered<S>(&mut self, call: &Call, inner: S) -> Result<Response<Body>, Status>
@@ -302,7 +363,7 @@ impl Call {
     /// The call's status where its answer breaks off.
     fn broken(&self) -> Status {
         match self.kind {
-            Kind::Write => status::unknown("the leader was lost while it answered"),
+            Kind::Write | Kind::Stream => status::unknown("the leader was lost while it answered"),
             _ => Status::unavailable("the leader was lost while it answered; try again"),
         }
     }
@@ -349,7 +410,7 @@ fn hops(headers: &HeaderMap) -> u8 {
 
 /// The methods by path, and what they need; any other path is refused by the services here.
 fn method(path: &str) -> (&'static str, Kind) {
-    const METHODS: [(&str, Kind); 30] = [
+    const METHODS: [(&str, Kind); 36] = [
         ("/carillon.v1.Pushes/Push", Kind::Write),
         ("/carillon.v1.Pushes/DryRun", Kind::Read),
         ("/carillon.v1.Pushes/Cancel", Kind::Write),
@@ -361,6 +422,9 @@ fn method(path: &str) -> (&'static str, Kind) {
         ("/carillon.v1.Pushes/Explain", Kind::Read),
         ("/carillon.v1.Pushes/Receipts", Kind::Read),
         ("/carillon.v1.Terminals/Register", Kind::Write),
+        ("/carillon.v1.Terminals/RegisterStream", Kind::Stream),
+        ("/carillon.v1.Terminals/Update", Kind::Write),
+        ("/carillon.v1.Terminals/Delete", Kind::Write),
         ("/carillon.v1.Terminals/Get", Kind::Read),
         ("/carillon.v1.Terminals/List", Kind::Read),
         ("/carillon.v1.Terminals/Subscriptions", Kind::Read),
@@ -368,6 +432,9 @@ fn method(path: &str) -> (&'static str, Kind) {
         ("/carillon.v1.Terminals/IssueCredentials", Kind::Write),
         ("/carillon.v1.Terminals/Revoke", Kind::Write),
         ("/carillon.v1.Apps/Create", Kind::Write),
+        ("/carillon.v1.Apps/Get", Kind::Read),
+        ("/carillon.v1.Apps/Update", Kind::Write),
+        ("/carillon.v1.Apps/Delete", Kind::Write),
         ("/carillon.v1.Apps/List", Kind::Read),
         // A token that nobody received harms nobody: as good as a read.
         ("/carillon.v1.Apps/IssueToken", Kind::Read),
@@ -418,8 +485,10 @@ mod tests {
         for service in &file.service {
             for rpc in &service.method {
                 let path = format!("/carillon.v1.{}/{}", service.name(), rpc.name());
-                assert_ne!(method(&path), ("", Kind::Local), "{path} is not routed");
-                assert!(!rpc.client_streaming(), "{path}: requests are kept whole to be sent again");
+                let (known, kind) = method(&path);
+                assert_eq!(known, path, "is not routed");
+                // Other requests are kept whole, to be sent again.
+                assert_eq!(rpc.client_streaming(), kind == Kind::Stream, "{path}");
             }
         }
     }

@@ -45,6 +45,7 @@ impl<C: Control> Pushes for Services<C> {
         if self.control.is_disk_full() {
             return Err(status::disk_full());
         }
+        self.control.admit(app).await.map_err(status::too_fast)?;
         accept.online = self.online_for(&accept.audience).await?;
         match self.control.propose(CommandBody::AcceptPush(accept)).await.map_err(status::propose)? {
             Applied::Accepted { push, audience, repeated } => {
@@ -171,7 +172,7 @@ impl<C: Control> Pushes for Services<C> {
 
 impl<C: Control> Services<C> {
     /// Who is connected, where an audience depends on it.
-    async fn online_for(&self, audience: &Audience) -> Result<Option<TerminalSet>, Status> {
+    pub(super) async fn online_for(&self, audience: &Audience) -> Result<Option<TerminalSet>, Status> {
         if !audience.mentions_online() {
             return Ok(None);
         }
@@ -340,6 +341,8 @@ impl<C: Control> Watch<C> {
 impl<C: Control> Services<C> {
     /// Services over this group.
     pub fn new(control: C, gate: Gate, limits: PushLimits) -> Self {
+        let tables = control.clone();
+        let gate = gate.knowing_apps(move |name| tables.app(name));
         Self { control, gate, limits, allow_http: false }
     }
 

@@ -70,6 +70,19 @@ pub fn disk_full() -> Status {
     )
 }
 
+/// An app that pushes faster than it may.
+pub fn too_fast(wait_ms: u64) -> Status {
+    Status::resource_exhausted(format!(
+        "the app pushes faster than it may; nothing was done, try again in {wait_ms} ms, or raise its quota (carillon \
+         app update --pushes-per-s)"
+    ))
+}
+
+/// A call of many parts that ended in the middle; the parts before are done.
+pub fn after(done: &str, status: &Status) -> Status {
+    Status::new(status.code(), format!("{done}; then: {}", status.message()))
+}
+
 /// A refusal by the state machine.
 pub fn refusal(refusal: &Refusal) -> Status {
     let code = match refusal {
@@ -78,8 +91,13 @@ pub fn refusal(refusal: &Refusal) -> Status {
         | Refusal::UnknownPush(_)
         | Refusal::NoRelease(_) => Code::NotFound,
         Refusal::KeyReused => Code::AlreadyExists,
-        Refusal::TooManySubscriptions | Refusal::RetainedQuota => Code::ResourceExhausted,
-        Refusal::Stale | Refusal::NoWebhook => Code::FailedPrecondition,
+        Refusal::TooManySubscriptions
+        | Refusal::RetainedQuota
+        | Refusal::TerminalQuota(_)
+        | Refusal::StoredQuota(_) => Code::ResourceExhausted,
+        Refusal::Stale | Refusal::NoWebhook | Refusal::AppBeingRemoved | Refusal::DefaultApp => {
+            Code::FailedPrecondition
+        }
     };
     Status::new(code, refusal.to_string())
 }
@@ -118,6 +136,18 @@ pub fn issue(error: &IssueError) -> Status {
     Status::internal("the signing key does not work; see the leader's log")
 }
 
+/// As the documentation and other tools write it.
+pub fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for c in format!("{code:?}").chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +158,11 @@ mod tests {
         assert_eq!(propose(ProposeError::Stopped).code(), Code::Unavailable);
         assert_eq!(propose(ProposeError::Unknown).code(), Code::Unknown);
         assert!(propose(ProposeError::Unknown).message().contains("same idempotency key"));
+    }
+
+    #[test]
+    fn codes_are_named_as_in_the_documentation() {
+        assert_eq!(code_name(Code::AlreadyExists), "ALREADY_EXISTS");
+        assert_eq!(code_name(Code::Unknown), "UNKNOWN");
     }
 }

@@ -1,7 +1,9 @@
 //! The service of terminals: registration, credentials, and what is known of one.
 
+use std::collections::BTreeMap;
+
 use cluster_proto::{
-    AppId, TerminalId, TerminalNo,
+    AppId, TerminalId, TerminalNo, TerminalSet,
     admin::{self, terminals_server::Terminals},
     credential::{AUDIENCE_TERMINAL, Scope, TerminalClaims},
     limits::OWED_PER_TERMINAL_MAX,
@@ -11,16 +13,14 @@ use raft_store::{
     Applied, CommandBody,
     command::{NewTerminal, SigningKey},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{Control, backend::TerminalView, server::Services, status, validate};
+use super::{Control, audience, backend::TerminalView, server::Services, status, validate};
 use crate::auth;
 
-/// Terminals in one command, and their bytes: it must not keep pushes waiting that come after it.
-const REGISTER_CHUNK: usize = 5_000;
-const REGISTER_CHUNK_BYTES: usize = 512 * 1024;
 /// Credentials in one message; signing that many takes about 40 ms.
 const CREDENTIALS_CHUNK: usize = 1_000;
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// Terminals in one message of a list.
 const PAGE_LEN: usize = 500;
 
@@ -45,6 +45,42 @@ impl<C: Control> Terminals for Services<C> {
         Ok(Response::new(admin::RegisterResponse { registered, updated }))
     }
 
+    async fn register_stream(
+        &self,
+        request: Request<Streaming<admin::RegisterRequest>>,
+    ) -> Result<Response<admin::RegisterStreamResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Terminals)?;
+        self.register_from(&caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update(
+        &self,
+        request: Request<admin::UpdateTerminalsRequest>,
+    ) -> Result<Response<admin::UpdateTerminalsResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Terminals)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app).to_owned();
+        caller.in_app(&name)?;
+        let app = self.app(&name).await?;
+        let answer = self.update_terminals(app, request).await?;
+        tracing::info!(app = name, changed = answer.changed, caller = caller.name, "update terminals");
+        Ok(Response::new(answer))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<admin::DeleteTerminalsRequest>,
+    ) -> Result<Response<admin::DeleteTerminalsResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Terminals)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app).to_owned();
+        caller.in_app(&name)?;
+        let app = self.app(&name).await?;
+        let answer = self.delete_terminals(app, request).await?;
+        tracing::info!(app = name, deleted = answer.deleted, caller = caller.name, "delete terminals");
+        Ok(Response::new(answer))
+    }
+
     async fn get(
         &self,
         request: Request<admin::GetTerminalRequest>,
@@ -52,7 +88,8 @@ impl<C: Control> Terminals for Services<C> {
         let (name, app, id) = self.one(request, Scope::Read).await?;
         self.control.linearize().await.map_err(status::no_leader)?;
         let view = self.control.terminal(app, &id).ok_or_else(|| status::no_terminal(&id))?;
-        Ok(Response::new(self.describe(&name, app, view).await))
+        let last_seen = self.control.last_seen(&TerminalSet::one(view.no));
+        Ok(Response::new(self.describe(&name, app, view, &last_seen).await))
     }
 
     async fn list(
@@ -68,9 +105,22 @@ impl<C: Control> Terminals for Services<C> {
             .filter(|after| !after.is_empty())
             .map(|id| validate::id("id", id))
             .transpose()?;
-        self.control.linearize().await.map_err(status::no_leader)?;
+        let order = match request.audience {
+            Some(audience) => {
+                let meant = self.meant(app, audience::of_terminals(Some(audience))?).await?;
+                let after = match after {
+                    Some(id) => self.control.terminal(app, &id).ok_or_else(|| status::no_terminal(&id))?.no,
+                    None => TerminalNo(0),
+                };
+                Order::Of(meant, after)
+            }
+            None => {
+                self.control.linearize().await.map_err(status::no_leader)?;
+                Order::All(after)
+            }
+        };
         let left = if request.limit == 0 { u64::MAX } else { u64::from(request.limit) };
-        let pages = Pages { services: self.clone(), name, app, after, left };
+        let pages = Pages { services: self.clone(), name, app, order, left };
         Ok(Response::new(unfold(pages, Pages::next).boxed()))
     }
 
@@ -151,32 +201,6 @@ impl<C: Control> Services<C> {
         Ok((name, app, validate::id("id", request.id)?))
     }
 
-    /// Registers in chunks: their numbers in order, and how many are new. Registering is repeatable, so a call
-    /// that was lost half-way is simply made again.
-    async fn register_all(
-        &self,
-        app: AppId,
-        mut terminals: Vec<NewTerminal>,
-    ) -> Result<(Vec<TerminalNo>, u64), Status> {
-        if self.control.is_disk_full() {
-            return Err(status::disk_full());
-        }
-        let (mut all, mut registered) = (Vec::with_capacity(terminals.len()), 0);
-        while !terminals.is_empty() {
-            let rest = terminals.split_off(chunk_len(&terminals));
-            let body = CommandBody::RegisterTerminals { app, terminals };
-            match self.control.propose(body).await.map_err(status::propose)? {
-                Applied::Registered { nos, new } => {
-                    all.extend(nos);
-                    registered += new;
-                }
-                other => return Err(status::unexpected(&other)),
-            }
-            terminals = rest;
-        }
-        Ok((all, registered))
-    }
-
     /// The numbers of these terminals; registers those that have none.
     async fn numbered(
         &self,
@@ -198,7 +222,13 @@ impl<C: Control> Services<C> {
         ids.into_iter().map(number).collect()
     }
 
-    async fn describe(&self, name: &str, app: AppId, view: TerminalView) -> admin::Terminal {
+    async fn describe(
+        &self,
+        name: &str,
+        app: AppId,
+        view: TerminalView,
+        last_seen: &BTreeMap<TerminalNo, u32>,
+    ) -> admin::Terminal {
         let edge = self.control.presence(app, &view.id).await;
         admin::Terminal {
             app: name.to_owned(),
@@ -210,20 +240,14 @@ impl<C: Control> Services<C> {
             owed: self.control.owed_len(view.no, OWED_PER_TERMINAL_MAX) as u64,
             session: self.control.has_session(view.no),
             alias: view.alias.unwrap_or_default(),
+            last_seen_ms: match (edge, last_seen.get(&view.no)) {
+                // Connected, and not recorded yet.
+                (Some(_), _) => self.gate.now_ms() / DAY_MS * DAY_MS,
+                (None, day) => day.map_or(0, |day| u64::from(*day) * DAY_MS),
+            },
             id: view.id.into(),
         }
     }
-}
-
-/// How many of these go into the next command; at least one.
-fn chunk_len(terminals: &[NewTerminal]) -> usize {
-    let mut bytes = 0;
-    let fits = terminals.iter().take(REGISTER_CHUNK).take_while(|new| {
-        let tags = new.tags.iter().flatten().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-        bytes += new.id.as_str().len() + tags + new.alias.as_ref().map_or(0, String::len);
-        bytes <= REGISTER_CHUNK_BYTES
-    });
-    fits.count().max(1).min(terminals.len())
 }
 
 /// A list in progress.
@@ -231,19 +255,33 @@ struct Pages<C> {
     services: Services<C>,
     name: String,
     app: AppId,
-    after: Option<TerminalId>,
+    order: Order,
     left: u64,
+}
+
+/// What is listed, and after which.
+enum Order {
+    All(Option<TerminalId>),
+    Of(TerminalSet, TerminalNo),
 }
 
 impl<C: Control> Pages<C> {
     async fn next(mut self) -> Option<(Result<admin::ListTerminalsResponse, Status>, Self)> {
         let limit = usize::try_from(self.left).unwrap_or(usize::MAX).min(PAGE_LEN);
-        let views = self.services.control.list_terminals(self.app, self.after.as_ref(), limit);
-        self.after = Some(views.last()?.id.clone());
+        let views = match &self.order {
+            Order::All(after) => self.services.control.list_terminals(self.app, after.as_ref(), limit),
+            Order::Of(meant, after) => self.services.page_of(meant, *after, limit),
+        };
+        let last = views.last()?;
+        match &mut self.order {
+            Order::All(after) => *after = Some(last.id.clone()),
+            Order::Of(_, after) => *after = last.no,
+        }
         self.left -= views.len() as u64;
+        let last_seen = self.services.control.last_seen(&views.iter().map(|view| view.no).collect());
         let mut terminals = Vec::with_capacity(views.len());
         for view in views {
-            terminals.push(self.services.describe(&self.name, self.app, view).await);
+            terminals.push(self.services.describe(&self.name, self.app, view, &last_seen).await);
         }
         Some((Ok(admin::ListTerminalsResponse { terminals }), self))
     }

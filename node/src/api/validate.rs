@@ -13,7 +13,7 @@ use fabric_core::subscriptions::{
     filter::{validate_filter, validate_topic},
 };
 use prost::Message as _;
-use raft_store::command::{AcceptPush, IdempotencyKey, NewTerminal, PushOptions};
+use raft_store::command::{AcceptPush, IdempotencyKey, LabelChange, NewTerminal, PushOptions};
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -197,7 +197,30 @@ pub(super) fn terminals(asked: Vec<admin::NewTerminal>) -> Result<Vec<NewTermina
     asked.into_iter().enumerate().map(|(at, terminal)| new_terminal(at, terminal)).collect()
 }
 
-fn new_terminal(at: usize, asked: admin::NewTerminal) -> Result<NewTerminal, Status> {
+/// The change of labels an update asks for.
+pub(super) fn label_change(request: &mut admin::UpdateTerminalsRequest) -> Result<LabelChange, Status> {
+    let mut set: Vec<_> = std::mem::take(&mut request.set_tags).into_iter().collect();
+    set.sort();
+    check_tags(&set).map_err(|error| invalid(format!("set_tags: {error}")))?;
+    let remove = std::mem::take(&mut request.remove_tags);
+    if remove.len() > TAGS_MAX {
+        return Err(too_much("remove_tags", remove.len(), TAGS_MAX, "keys"));
+    }
+    for key in &remove {
+        check_tag_key(key).map_err(|error| invalid(format!("remove_tags: {key:?}: {error}")))?;
+    }
+    let alias = request.alias.take();
+    if let Some(alias) = alias.as_ref().filter(|alias| !alias.is_empty()) {
+        check_alias(alias).map_err(|error| invalid(format!("alias: {error}")))?;
+    }
+    if set.is_empty() && remove.is_empty() && alias.is_none() {
+        return Err(invalid("nothing to change: give set_tags, remove_tags or alias"));
+    }
+    Ok(LabelChange { set, remove, alias })
+}
+
+/// One terminal to register; `at` is its place, for messages.
+pub(super) fn new_terminal(at: usize, asked: admin::NewTerminal) -> Result<NewTerminal, Status> {
     let id = TerminalId::new(asked.id).map_err(|error| invalid(format!("terminals[{at}].id: {error}")))?;
     let mut tags: Vec<_> = asked.tags.into_iter().collect();
     tags.sort();

@@ -167,6 +167,7 @@ mod tests {
             aud: AUDIENCE_API.to_owned(),
             sub: "back-end".to_owned(),
             app: None,
+            app_id: None,
             scopes: vec![Scope::Push],
             iat: 1_000,
             exp,

@@ -97,7 +97,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: WebhookCommand,
     },
-    /// Adds and lists apps (tenants)
+    /// Adds, changes, deletes and lists apps (tenants)
     App {
         #[command(flatten)]
         shared: Shared,
@@ -222,24 +222,59 @@ pub(super) struct Permissions {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TerminalCommand {
-    /// Registers a terminal, or replaces its tags and alias
+    /// Registers a terminal, or replaces its tags and alias; or any number of them from a file
     Register {
         /// Terminal id: the MQTT client id
-        id: String,
+        #[arg(required_unless_present = "from_file", conflicts_with = "from_file")]
+        id: Option<String>,
         /// A tag; may be repeated
-        #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = key_value)]
+        #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "from_file")]
         tags: Vec<(String, String)>,
         /// What all terminals of one user share; empty: none any more
+        #[arg(long, value_name = "NAME", conflicts_with = "from_file")]
+        alias: Option<String>,
+        /// Terminals, one a line: an id and tags as KEY=VALUE, separated by spaces, or JSON as
+        /// {"id": "tv-1", "tags": {"os": "tv"}, "alias": "user 7"}
+        #[arg(long, value_name = "FILE")]
+        from_file: Option<PathBuf>,
+    },
+    /// Changes tags and alias of all terminals that an expression means
+    Update {
+        /// Which: as `carillon push --to`, without topic
+        #[arg(long = "where", value_name = "AUDIENCE", value_parser = audience::parse)]
+        meant: Audience,
+        /// A tag to add, or to give another value; may be repeated
+        #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = key_value)]
+        tags: Vec<(String, String)>,
+        /// The key of a tag to remove; may be repeated
+        #[arg(long = "remove-tag", value_name = "KEY")]
+        remove_tags: Vec<String>,
+        /// The alias they get; empty: none
         #[arg(long, value_name = "NAME")]
         alias: Option<String>,
+    },
+    /// Deletes terminals with all that is theirs; what they must still get is dropped
+    Delete {
+        /// Terminal ids
+        #[arg(required_unless_present = "meant", conflicts_with = "meant")]
+        ids: Vec<String>,
+        /// All that an expression means, as 'all and not seen:90d'; needs --yes
+        #[arg(long = "where", value_name = "AUDIENCE", value_parser = audience::parse)]
+        meant: Option<Audience>,
+        /// Really; without it, --where only tells how many it means
+        #[arg(long)]
+        yes: bool,
     },
     /// What is known of a terminal
     Get {
         /// Terminal id
         id: String,
     },
-    /// Registered terminals, in the order of their ids
+    /// Registered terminals, in the order of their ids; with --where, in the order of registration
     List {
+        /// Only those that an expression means, as 'tag:os=tv and not seen:30d'
+        #[arg(long = "where", value_name = "AUDIENCE", value_parser = audience::parse)]
+        meant: Option<Audience>,
         /// Begin after this id
         #[arg(long, value_name = "ID", default_value = "")]
         after: String,
@@ -284,7 +319,7 @@ pub(super) enum TerminalCommand {
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
     /// For whom: terminal:ID[,ID...], alias:NAME[,NAME...], tag:KEY=VALUE, topic (its subscribers), all, online,
-    /// offline, delivered:PUSH, pending:PUSH, sample:A-B%; combined with not, and, or, ( )
+    /// offline, delivered:PUSH, pending:PUSH, sample:A-B%, seen:DAYSd; combined with not, and, or, ( )
     #[arg(long, value_name = "AUDIENCE", value_parser = audience::parse)]
     pub to: Audience,
     /// Push nothing: tell how many the audience is now, and some of them
@@ -441,12 +476,54 @@ pub(super) enum TargetState {
     Dropped,
 }
 
+/// How much an app may have; 0: no bound.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct QuotaArgs {
+    /// Most registered terminals
+    #[arg(long, value_name = "N")]
+    pub terminals: Option<u64>,
+    /// Most connections, in the whole cluster
+    #[arg(long, value_name = "N")]
+    pub connections: Option<u64>,
+    /// Most accepted pushes a second, PUBLISH with QoS 1 and 2 among them
+    #[arg(long, value_name = "N")]
+    pub pushes_per_s: Option<u64>,
+    /// Most pushes at once, before that rate holds; 0: as many as in a second
+    #[arg(long, value_name = "N")]
+    pub pushes_burst: Option<u64>,
+    /// Most bytes of messages: of pushes until they are purged, and retained
+    #[arg(long, value_name = "N")]
+    pub stored_bytes: Option<u64>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum AppCommand {
     /// Adds an app
     Create {
         /// Its name: a-z 0-9 - _ .
         name: String,
+        #[command(flatten)]
+        quotas: QuotaArgs,
+    },
+    /// What an app has, and how much it may have
+    Get {
+        /// Its name
+        name: String,
+    },
+    /// Changes how much an app may have; what is not given stays
+    Update {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        quotas: QuotaArgs,
+    },
+    /// Deletes an app and everything of it
+    Delete {
+        /// Its name
+        name: String,
+        /// Its name again
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
     },
     /// All apps
     List,

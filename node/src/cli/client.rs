@@ -11,7 +11,7 @@ use tonic::{
 
 use super::{Failure, args::Shared, files};
 use crate::{
-    api::server::NODE_NAME,
+    api::{server::NODE_NAME, status},
     config::{ADMIN_TOKEN_FILE, DATA_DIR},
 };
 
@@ -226,23 +226,11 @@ fn judge<T>(address: &str, status: Status) -> Tried<T> {
 
 /// A refusal, as people read it.
 pub(super) fn refused(status: &Status) -> Failure {
-    Failure::Refused(format!("{} ({})", status.message(), code_name(status.code())))
+    Failure::Refused(format!("{} ({})", status.message(), status::code_name(status.code())))
 }
 
 fn unknown(why: &str) -> Failure {
     Failure::Unknown(format!("the outcome is unknown: {why}"))
-}
-
-/// As the documentation and other tools write it.
-fn code_name(code: Code) -> String {
-    let mut name = String::new();
-    for c in format!("{code:?}").chars() {
-        if c.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(c.to_ascii_uppercase());
-    }
-    name
 }
 
 fn tls(shared: &Shared) -> Result<Option<ClientTlsConfig>, Failure> {
@@ -341,12 +329,6 @@ clients! {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn codes_are_named_as_in_the_documentation() {
-        assert_eq!(code_name(Code::AlreadyExists), "ALREADY_EXISTS");
-        assert_eq!(code_name(Code::Unknown), "UNKNOWN");
-    }
 
     #[test]
     fn the_token_of_dev_is_for_this_machine() {

@@ -18,6 +18,7 @@ mod nodes;
 mod output;
 mod pushes;
 mod receipts;
+mod registration;
 mod release;
 mod terminals;
 mod webhooks;

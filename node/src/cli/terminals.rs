@@ -2,7 +2,8 @@
 
 use std::{io::Write as _, path::Path, time::Duration};
 
-use cluster_proto::admin;
+use cluster_proto::{Audience, admin};
+use fabric_core::audience::Text;
 use serde::Serialize;
 use serde_json::json;
 
@@ -12,6 +13,7 @@ use super::{
     client::{self, Client, Repeat, refused},
     files::{self, PrivateFile},
     output::{Out, note, table, time},
+    registration,
 };
 
 /// Ids in one call of a long list: bounded memory, and little to repeat when a call breaks.
@@ -19,12 +21,33 @@ const CREDENTIALS_PER_CALL: usize = 2_000;
 
 pub(super) async fn run(command: TerminalCommand, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
     match command {
-        TerminalCommand::Register { id, tags, alias } => {
-            let tags = tags.into_iter().collect();
+        TerminalCommand::Register { from_file: Some(file), .. } => {
+            registration::register_all(&file, client, out).await
+        }
+        TerminalCommand::Register { id, tags, alias, .. } => {
+            let (id, tags) = (id.unwrap_or_default(), tags.into_iter().collect());
             register(admin::NewTerminal { id, tags, alias }, client, out).await
         }
+        TerminalCommand::Update { meant, tags, remove_tags, alias } => {
+            let request = admin::UpdateTerminalsRequest {
+                app: client.app.clone(),
+                audience: Some(written(&meant)),
+                set_tags: tags.into_iter().collect(),
+                remove_tags,
+                alias,
+            };
+            update(request, client, out).await
+        }
+        TerminalCommand::Delete { meant: Some(meant), yes: false, .. } => how_many(&meant, client, out).await,
+        TerminalCommand::Delete { ids, meant, .. } => {
+            let audience = meant.as_ref().map(written);
+            delete(admin::DeleteTerminalsRequest { app: client.app.clone(), ids, audience }, client, out)
+                .await
+        }
         TerminalCommand::Get { id } => get(id, client, out).await,
-        TerminalCommand::List { after, limit } => list(after, limit, client, out).await,
+        TerminalCommand::List { meant, after, limit } => {
+            list(meant.as_ref(), after, limit, client, out).await
+        }
         TerminalCommand::Subscriptions { id } => subscriptions(id, client, out).await,
         TerminalCommand::Kick { id } => kick(id, client, out).await,
         TerminalCommand::Revoke { id } => revoke(id, client, out).await,
@@ -70,13 +93,71 @@ async fn get(id: String, client: &mut Client, out: &mut Out) -> Result<(), Failu
             vec!["session".to_owned(), if terminal.session { "yes" } else { "no" }.to_owned()],
             vec!["owed".to_owned(), terminal.owed.to_string()],
             vec!["registered".to_owned(), time(terminal.registered_at_ms)],
+            vec!["last seen".to_owned(), terminal.last_seen.clone().unwrap_or_else(|| "long ago".to_owned())],
         ];
         table(&["", ""], &rows).trim_start().to_owned()
     })
 }
 
-async fn list(after: String, limit: u32, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
-    let request = admin::ListTerminalsRequest { app: client.app.clone(), after, limit };
+async fn update(
+    request: admin::UpdateTerminalsRequest,
+    client: &mut Client,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let answer = client.call(Repeat::Same, request, |channel, request| async move {
+        client::terminals(channel).update(request).await
+    });
+    let admin::UpdateTerminalsResponse { changed, left } = answer.await?;
+    out.result(&json!({ "changed": changed, "left": left }), || match left {
+        0 => format!("{changed} terminals are changed"),
+        left => format!("{changed} terminals are changed; {left} are not: they would have more than 64 tags"),
+    })
+}
+
+async fn delete(
+    request: admin::DeleteTerminalsRequest,
+    client: &mut Client,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    // By expression it may be made again; ids are not found the second time.
+    let repeat = if request.ids.is_empty() { Repeat::Same } else { Repeat::Never };
+    let answer = client.call(repeat, request, |channel, request| async move {
+        client::terminals(channel).delete(request).await
+    });
+    let deleted = answer.await?.deleted;
+    out.result(&json!({ "deleted": deleted }), || format!("{deleted} terminals are deleted"))
+}
+
+/// What a deletion by expression would do.
+async fn how_many(meant: &Audience, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let request = admin::DryRunRequest {
+        app: client.app.clone(),
+        audience: Some(written(meant)),
+        topic: String::new(),
+        sample: 10,
+    };
+    let answer = client.call(Repeat::Read, request, |channel, request| async move {
+        client::pushes(channel).dry_run(request).await
+    });
+    let admin::DryRunResponse { audience, sample } = answer.await?;
+    out.result(&json!({ "deleted": 0, "meant": audience, "sample": sample }), || {
+        format!("{audience} terminals would be deleted, such as {}: add --yes", sample.join(", "))
+    })
+}
+
+fn written(audience: &Audience) -> admin::Audience {
+    admin::Audience { of: Some(admin::audience::Of::Expression(Text(audience).to_string())) }
+}
+
+async fn list(
+    meant: Option<&Audience>,
+    after: String,
+    limit: u32,
+    client: &mut Client,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let audience = meant.map(written);
+    let request = admin::ListTerminalsRequest { app: client.app.clone(), after, limit, audience };
     let stream = client.call(Repeat::Read, request, |channel, request| async move {
         client::terminals(channel).list(request).await
     });
@@ -87,7 +168,7 @@ async fn list(after: String, limit: u32, client: &mut Client, out: &mut Out) -> 
     }
     out.result(&json!({ "terminals": all }), || {
         let rows: Vec<_> = all.iter().map(Known::row).collect();
-        table(&["TERMINAL", "NUMBER", "ONLINE", "OWED", "TAGS"], &rows)
+        table(&["TERMINAL", "NUMBER", "ONLINE", "LAST SEEN", "OWED", "TAGS"], &rows)
     })?;
     if let Some(last) = all.last().filter(|_| !out.is_json() && limit != 0 && all.len() >= limit as usize) {
         note(&format!("There may be more: --after {} or --limit 0", last.id));
@@ -233,6 +314,8 @@ struct Known {
     session: bool,
     owed: u64,
     registered_at_ms: u64,
+    /// The day, UTC; absent: longer ago than is kept.
+    last_seen: Option<String>,
 }
 
 impl From<admin::Terminal> for Known {
@@ -248,6 +331,8 @@ impl From<admin::Terminal> for Known {
             session: terminal.session,
             owed: terminal.owed,
             registered_at_ms: terminal.registered_at_ms,
+            last_seen: (terminal.last_seen_ms > 0)
+                .then(|| time(terminal.last_seen_ms).chars().take(10).collect()),
         }
     }
 }
@@ -262,7 +347,8 @@ impl Known {
     }
 
     fn row(&self) -> Vec<String> {
-        vec![self.id.clone(), self.no.to_string(), self.place(), self.owed.to_string(), self.tags()]
+        let seen = self.last_seen.clone().unwrap_or_default();
+        vec![self.id.clone(), self.no.to_string(), self.place(), seen, self.owed.to_string(), self.tags()]
     }
 }
 

@@ -198,7 +198,8 @@ impl Actor {
                 Event::KeysChanged
             }
             // Edges learn new apps with their next Welcome; credentials carry the app's number.
-            Effect::AppsChanged => return,
+            Effect::AppsChanged => Event::AppsChanged,
+            Effect::Deleted { app, terminals, .. } => Event::Deleted(app, terminals),
         };
         self.handle(event);
     }
@@ -284,6 +285,7 @@ fn size(command: &Command) -> usize {
             let sets: usize = items.iter().map(|item| item.terminals.0.serialized_size()).sum();
             sets + steps.len() * 32
         }
+        CommandBody::RecordSeen { terminals, .. } => terminals.0.serialized_size(),
         CommandBody::ExpirePushes { pushes } => pushes.iter().map(|(_, set)| set.0.serialized_size()).sum(),
         _ => 256,
     }

@@ -1,5 +1,10 @@
 //! The control group as the API sees it: conversions, no decisions.
 
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
 use cluster_proto::{
     AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet,
     link::{NodeAddresses, UnbindReason},
@@ -9,7 +14,7 @@ use raft_store::{
     ProposeError as GroupProposeError, Refusal,
     command::SigningKey,
     receipts::{PageLimits, ReceiptCursor, ReceiptPage},
-    tables::WebhookRecord,
+    tables::{AppRecord, WebhookRecord},
 };
 use tokio::sync::watch;
 
@@ -70,6 +75,18 @@ impl Control for ControlHandle {
         self.holding_of(app, id, push).await
     }
 
+    async fn admit(&self, app: AppId) -> Result<(), u64> {
+        // Most apps have no such quota, and need not ask.
+        match self.group().tables().quotas_of(app).pushes_per_s {
+            0 => Ok(()),
+            _ => self.admit_push(app).await,
+        }
+    }
+
+    async fn connected(&self, app: AppId) -> u64 {
+        self.connected_to(app).await
+    }
+
     async fn kick(&self, app: AppId, id: &TerminalId) -> bool {
         self.disconnect(app, id, UnbindReason::Kicked).await
     }
@@ -112,12 +129,24 @@ impl Control for ControlHandle {
         self.group().tables().apps()
     }
 
+    fn app_record(&self, app: AppId) -> Option<AppRecord> {
+        self.group().tables().app_record(app)
+    }
+
     fn terminal(&self, app: AppId, id: &TerminalId) -> Option<TerminalView> {
         self.group().tables().terminal_by_id(app, id).map(terminal_view)
     }
 
     fn list_terminals(&self, app: AppId, after: Option<&TerminalId>, limit: usize) -> Vec<TerminalView> {
         self.group().tables().list_terminals(app, after, limit).into_iter().map(terminal_view).collect()
+    }
+
+    fn terminal_by_no(&self, no: TerminalNo) -> Option<TerminalView> {
+        self.group().tables().terminal_by_no(no).map(terminal_view)
+    }
+
+    fn last_seen(&self, terminals: &TerminalSet) -> BTreeMap<TerminalNo, u32> {
+        self.group().tables().last_seen(terminals, wall_ms())
     }
 
     fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId> {
@@ -190,7 +219,7 @@ impl Control for ControlHandle {
         topic: &str,
         online: Option<&TerminalSet>,
     ) -> Result<TerminalSet, Refusal> {
-        self.group().tables().resolve(audience, app, topic, online)
+        self.group().tables().resolve(audience, app, topic, online, wall_ms())
     }
 
     fn signing_key(&self) -> Option<SigningKey> {
@@ -225,6 +254,12 @@ impl Control for ControlHandle {
     fn webhook_state(&self, app: AppId) -> Option<WebhookState> {
         self.webhooks().of(app)
     }
+}
+
+/// Milliseconds since the epoch.
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn terminal_view(record: raft_store::tables::TerminalRecord) -> TerminalView {

@@ -87,6 +87,17 @@ impl ControlHandle {
         answer.unwrap_or(Err(ProposeError::NotLeader { leader: None }))
     }
 
+    /// Charges a push to its app; else, for how many milliseconds it must wait. Elsewhere than on the leader nothing is
+    /// charged: nothing can be proposed there either.
+    pub async fn admit_push(&self, app: AppId) -> Result<(), u64> {
+        self.ask(|reply| Question::Admit(app, reply)).await.unwrap_or(Ok(()))
+    }
+
+    /// How many terminals of an app are connected.
+    pub async fn connected_to(&self, app: AppId) -> u64 {
+        self.ask(|reply| Question::Connected(app, reply)).await.unwrap_or(0)
+    }
+
     /// All edges that are not declared ended.
     pub async fn edge_infos(&self) -> Vec<EdgeInfo> {
         self.ask(Question::Edges).await.unwrap_or_default()

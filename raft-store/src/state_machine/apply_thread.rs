@@ -206,7 +206,8 @@ impl Thread {
     /// a rescan of the tables (I7); where none would find it, the leader is told that it lacks one.
     fn pass_on_hints(&mut self) {
         for hint in self.hints.drain(..) {
-            let is_found = !matches!(hint, Effect::Revoked { .. } | Effect::KeysChanged);
+            let is_found =
+                !matches!(hint, Effect::Revoked { .. } | Effect::Deleted { .. } | Effect::KeysChanged);
             if self.effects.try_send(hint).is_err() {
                 telemetry::effect_dropped();
                 if !is_found {

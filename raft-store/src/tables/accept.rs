@@ -6,7 +6,7 @@ use cluster_proto::{Message, PushId, PushKind, State, TerminalSet, limits::SMALL
 use roaring::RoaringBitmap;
 
 use super::{
-    GROUP, broad,
+    GROUP, apps, broad,
     error::StoreError,
     keys,
     push::PushSets,
@@ -22,8 +22,13 @@ use crate::{
     effect::AcceptedPush,
 };
 
-/// Accepts a push for everyone in `audience`; answers its id. One that a back-end asked for is
-/// kept even if that is nobody, since its status may be asked for.
+/// Whether a push is kept. One that a back-end asked for is, even if nobody is to get it, since its status may be asked
+/// for.
+pub(crate) fn is_kept(message: &Message, audience: u64, by_back_end: bool) -> bool {
+    audience > 0 || message.kind == PushKind::Identity || by_back_end
+}
+
+/// Accepts a push for everyone in `audience`; answers its id.
 pub(crate) fn push(
     txn: &mut Txn<'_>,
     message: Message,
@@ -38,12 +43,14 @@ pub(crate) fn push(
     let release = options.release.as_ref().and_then(|plan| release::begin(plan, txn.now_ms()));
     let expires_at_ms = release.map_or(txn.now_ms(), |release| release.due_ms).saturating_add(ttl_ms);
     let (shown, qos0) = (audience.shown, TerminalSet(audience.union(|part| &part.qos0)));
-    let is_kept = audience.len() > 0 || message.kind == PushKind::Identity || by_back_end;
-    let pending = if is_kept {
+    let pending = if is_kept(&message, audience.len(), by_back_end) {
+        let size = message.size() as u64;
+        apps::count_bytes(txn, message.app, size as i64)?;
         let row = PushRow {
             app: message.app,
             kind: message.kind,
             shown,
+            size,
             accepted_at_ms: txn.now_ms(),
             expires_at_ms,
             audience_len: audience.len(),

@@ -79,6 +79,7 @@ mod tag {
     pub(super) const SIGNING_KEY: u8 = 0x05;
     pub(super) const EDGE: u8 = 0x06;
     pub(super) const EDGE_REFUSED: u8 = 0x07;
+    pub(super) const APP_COUNT: u8 = 0x08;
 
     pub(super) const TERMINAL_ID: u8 = 0x10;
     pub(super) const TERMINAL: u8 = 0x11;
@@ -88,6 +89,7 @@ mod tag {
     pub(super) const LENT_WAITING: u8 = 0x15;
     pub(super) const TAGGED: u8 = 0x16;
     pub(super) const ALIASED: u8 = 0x17;
+    pub(super) const SEEN: u8 = 0x18;
 
     pub(super) const SESSION: u8 = 0x20;
     pub(super) const SUBSCRIPTION: u8 = 0x21;
@@ -209,6 +211,11 @@ pub(crate) fn apps() -> Key {
     Builder::new(tag::APP).done()
 }
 
+/// app → how much it has.
+pub(crate) fn app_count(app: AppId) -> Key {
+    Builder::new(tag::APP_COUNT).u32(app.0).done()
+}
+
 /// name → app.
 pub(crate) fn app_name(name: &str) -> Key {
     Builder::new(tag::APP_NAME).tail(name)
@@ -257,6 +264,26 @@ pub(crate) fn terminal(no: TerminalNo) -> Key {
 /// (app, terminal id) → credentials issued up to this are void. By id: it may be revoked before it is registered.
 pub(crate) fn revoked(app: AppId, id: &TerminalId) -> Key {
     Builder::new(tag::REVOKED).u32(app.0).tail(id.as_str())
+}
+
+/// All revocations of an app's terminals.
+pub(crate) fn revocations(app: AppId) -> Key {
+    Builder::new(tag::REVOKED).u32(app.0).done()
+}
+
+/// (day, block) → registered terminals of all apps that were connected on that day.
+pub(crate) fn seen(day: u32, block: u16) -> Key {
+    Builder::new(tag::SEEN).u32(day).u16(block).done()
+}
+
+/// All such sets of a day, or of all days before it, from [`seen_all`] on.
+pub(crate) fn seen_on(day: u32) -> Key {
+    Builder::new(tag::SEEN).u32(day).done()
+}
+
+/// All such sets, the oldest day first.
+pub(crate) fn seen_all() -> Key {
+    Builder::new(tag::SEEN).done()
 }
 
 /// (app, block) → registered terminals.
@@ -444,6 +471,11 @@ pub(crate) fn push(push: PushId) -> Key {
     Builder::new(tag::PUSH).u64(push.0).done()
 }
 
+/// All pushes, in id order.
+pub(crate) fn pushes() -> Key {
+    Builder::new(tag::PUSH).done()
+}
+
 /// (app, key) → the push first accepted under it.
 pub(crate) fn idempotency(app: AppId, key: &str) -> Key {
     Builder::new(tag::IDEMPOTENCY).u32(app.0).tail(key)
@@ -585,6 +617,11 @@ pub(crate) fn retained_id(id: PushId) -> Key {
     Builder::new(tag::RETAINED_ID).u64(id.0).done()
 }
 
+/// All retained messages of an app, by topic.
+pub(crate) fn retained_of(app: AppId) -> Key {
+    Builder::new(tag::RETAINED).u32(app.0).done()
+}
+
 /// app → how much is retained.
 pub(crate) fn retained_count(app: AppId) -> Key {
     Builder::new(tag::RETAINED_COUNT).u32(app.0).done()
@@ -721,6 +758,7 @@ mod tests {
             vec![filter(app_1, "b", 0), filter(app_1, "b", 9), filter(app_1, "aa", 0)],
             vec![push(PushId(255)), push(PushId(256))],
             vec![receipts(app_1, 255, 9), receipts(app_1, 256, 0), receipts(app_1, 256, 1)],
+            vec![seen_all(), seen(255, 9), seen_on(256), seen(256, 0), seen(256, 256)],
             [0, 9, 256].map(|block| in_block(tagged_blocks(app_1, "k", "v"), block)).to_vec(),
             vec![outbound(no, 255), outbound(no, 256), inbound(no, 0), outbound(TerminalNo(8), 0)],
             vec![retained(app_1, "a"), retained(app_1, "a/b"), retained(app_1, "b"), retained(AppId(2), "a")],
@@ -812,6 +850,8 @@ mod tests {
             (filter(AppId(1), "a/b", 2), "240000000100000003612f620002"),
             (in_block(tagged_blocks(AppId(1), "k", "v"), 2), "1600000001000000016b00000001760002"),
             (in_block(aliased_blocks(AppId(1), "u"), 2), "170000000100000001750002"),
+            (seen(258, 2), "18000001020002"),
+            (app_count(AppId(1)), "0800000001"),
             (push(PushId(258)), "300000000000000102"),
             (owed(TerminalNo(3), PushId(4)), "50000000030000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),

@@ -15,6 +15,7 @@
 
 mod accept;
 mod apply;
+mod apps;
 mod blocks;
 mod broad;
 mod cache;
@@ -37,6 +38,7 @@ mod refusals;
 mod release;
 mod resolve;
 mod retained;
+mod seen;
 mod sessions;
 mod small;
 mod subscriptions;
@@ -70,8 +72,8 @@ use self::{
 pub use self::{
     error::{OpenError, StoreError},
     records::{
-        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, ReleasePhase, ReleaseRecord,
-        RetainedPage, SessionRecord, TerminalRecord, WebhookRecord, Withdrawn,
+        AppRecord, Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, ReleasePhase,
+        ReleaseRecord, RetainedPage, SessionRecord, TerminalRecord, WebhookRecord, Withdrawn,
     },
 };
 use crate::{Applied, CommandBatch, Effect};

@@ -94,6 +94,12 @@ pub(crate) fn give_back_purged(txn: &mut Txn<'_>, limit: usize) -> Result<(), St
     Ok(())
 }
 
+/// A lent number that waits, and that no push can name any more: its app is removed, with all its pushes.
+pub(crate) fn give_back_waiting(txn: &mut Txn<'_>, upto: PushId, no: TerminalNo) -> Result<(), StoreError> {
+    txn.delete(keys::lent_waiting(upto, no));
+    give_back(txn, no)
+}
+
 fn insert(txn: &mut Txn<'_>, app: AppId, id: &TerminalId, no: TerminalNo, labels: Labels) {
     txn.put(keys::terminal_id(app, id), &no);
     put_row(txn, app, id, no, labels);

@@ -3,7 +3,7 @@
 //! They do not answer with errors: a failed read of the local database leaves a node that must end, which
 //! [`Tables::failure`] says; what is answered until then is empty.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use cluster_proto::{
     AppId, Audience, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
@@ -12,7 +12,7 @@ use cluster_proto::{
 };
 
 use super::{
-    LANES, Tables, View,
+    LANES, Tables, View, apps,
     db::{Read as _, Snapshot, read},
     digest,
     error::StoreError,
@@ -20,20 +20,20 @@ use super::{
     push::PushSets,
     receipts,
     records::{
-        Counts, OwedRow, PushRecord, ReleaseRecord, RetainedPage, SessionRecord, TerminalRecord,
+        AppRecord, Counts, OwedRow, PushRecord, ReleaseRecord, RetainedPage, SessionRecord, TerminalRecord,
         WebhookRecord,
     },
     refusals,
     release::{self, Waves},
     resolve::{self, About},
-    retained, subscriptions,
+    retained, seen, subscriptions,
     value::{
         AppRow, EdgeRow, Labels, PushRow, ReceiptCount, SessionRow, Stored as _, TerminalRow, WebhookRow,
     },
 };
 use crate::{
     Refusal,
-    command::SigningKey,
+    command::{Quotas, SigningKey},
     effect::AcceptedPush,
     receipts::{PageLimits, ReceiptCursor, ReceiptPage},
 };
@@ -41,25 +41,68 @@ use crate::{
 impl Tables {
     /// The app of a name.
     pub fn app_by_name(&self, name: &str) -> Option<AppId> {
-        self.ask(|view| read(view, &keys::app_name(name)))
+        self.ask(|view| apps::by_name(view, name))
     }
 
     /// All apps, by number.
     pub fn apps(&self) -> Vec<(AppId, String)> {
+        let live = self.app_rows().into_iter().filter(|(_, row)| row.removal.is_none());
+        live.map(|(app, row)| (app, row.name)).collect()
+    }
+
+    /// How much an app has, and how much it may have.
+    pub fn app_record(&self, app: AppId) -> Option<AppRecord> {
+        self.ask(|view| {
+            let Some(row) = apps::find(view, app)? else { return Ok(None) };
+            let (count, retained) = (apps::count(view, app)?, retained::count(view, app)?);
+            let stored_bytes = count.bytes + retained.bytes;
+            Ok(Some(AppRecord { quotas: row.quotas, terminals: count.terminals, stored_bytes }))
+        })
+    }
+
+    /// How much an app may have.
+    pub fn quotas_of(&self, app: AppId) -> Quotas {
+        self.ask(|view| Ok(apps::find(view, app)?.map(|row| row.quotas).unwrap_or_default()))
+    }
+
+    /// How much each app may have, of those that have a quota at all.
+    pub fn quotas(&self) -> BTreeMap<AppId, Quotas> {
+        let rows = self.app_rows().into_iter();
+        rows.map(|(app, row)| (app, row.quotas)).filter(|(_, quotas)| *quotas != Quotas::default()).collect()
+    }
+
+    /// The apps that are deleted and not wholly removed.
+    pub fn apps_being_removed(&self) -> Vec<AppId> {
+        let rows = self.app_rows().into_iter();
+        rows.filter(|(_, row)| row.removal.is_some()).map(|(app, _)| app).collect()
+    }
+
+    fn app_rows(&self) -> Vec<(AppId, AppRow)> {
         self.ask(|view| {
             let mut apps = Vec::new();
             view.scan_prefix(&keys::apps(), &mut |key, bytes| {
                 let app = keys::app_of(key).ok_or_else(|| StoreError::damaged("app key", key))?;
-                apps.push((app, AppRow::decode(key, bytes)?.name));
+                apps.push((app, AppRow::decode(key, bytes)?));
                 Ok(true)
             })?;
             Ok(apps)
         })
     }
 
+    /// The last day on which each of these terminals was connected, or registered: days since the epoch, UTC. Those who
+    /// were not within [`cluster_proto::limits::SEEN_DAYS_MAX`] days before `now_ms` are left out.
+    pub fn last_seen(&self, terminals: &TerminalSet, now_ms: u64) -> BTreeMap<TerminalNo, u32> {
+        self.ask(|view| seen::last(view, now_ms, &terminals.0))
+    }
+
+    /// Whether who was connected on some day is too old to be asked for at `now_ms`.
+    pub fn seen_old(&self, now_ms: u64) -> bool {
+        self.ask(|view| seen::has_old(view, now_ms))
+    }
+
     /// Whether there is an app of this number.
     pub fn has_app(&self, app: AppId) -> bool {
-        self.ask(|view| Ok(read::<AppRow>(view, &keys::app(app))?.is_some()))
+        self.ask(|view| Ok(apps::find(view, app)?.is_some()))
     }
 
     /// The number of a terminal, given or lent.
@@ -244,15 +287,16 @@ impl Tables {
         self.ask_push(push, |view, push| Ok(TerminalSet(push.qos0(view)?))).unwrap_or_default()
     }
 
-    /// Whom an audience means now. Waits for nothing and keeps nothing waiting, however many that are.
+    /// Whom an audience means at `now_ms`. Waits for nothing and keeps nothing waiting, however many that are.
     pub fn resolve(
         &self,
         audience: &Audience,
         app: AppId,
         topic: &str,
         online: Option<&TerminalSet>,
+        now_ms: u64,
     ) -> Result<TerminalSet, Refusal> {
-        let about = About { app, kind: audience.kind(), topic, publisher: None, online };
+        let about = About { app, kind: audience.kind(), topic, publisher: None, online, now_ms };
         let resolved = self.scan_all(|snapshot| {
             let resolved = resolve::audience(snapshot, audience, &about)?;
             Ok(Some(resolved.map(|resolved| TerminalSet(resolved.union(|part| &part.any)))))
@@ -535,6 +579,16 @@ impl Tables {
     /// compare replicas at one position. Reads everything.
     pub fn scan_digest(&self) -> Result<u128, StoreError> {
         self.scan_all(|snapshot| digest::scan(snapshot))
+    }
+
+    /// How many rows there are of each kind, by tag. Reads everything.
+    pub fn rows_by_tag(&self) -> Result<BTreeMap<u8, usize>, StoreError> {
+        self.scan_all(|snapshot| {
+            let mut rows = BTreeMap::<u8, usize>::new();
+            snapshot
+                .for_each(|key, _| *rows.entry(key.first().copied().unwrap_or_default()).or_default() += 1)?;
+            Ok(rows)
+        })
     }
 
     /// How many rows there are. Reads everything.

@@ -8,7 +8,10 @@ use cluster_proto::{
 };
 
 pub use super::value::{ReleasePhase, Withdrawn};
-use crate::{command::Webhook, receipts::ReceiptCursor};
+use crate::{
+    command::{Quotas, Webhook},
+    receipts::ReceiptCursor,
+};
 
 /// Where in the log an entry stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +44,17 @@ pub struct Contents {
     pub position: Position,
     /// As last given to apply.
     pub membership: Option<Vec<u8>>,
+}
+
+/// How much an app has, and how much it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppRecord {
+    /// How much it may have.
+    pub quotas: Quotas,
+    /// Registered terminals.
+    pub terminals: u64,
+    /// Bytes of messages: of pushes that are kept, and retained.
+    pub stored_bytes: u64,
 }
 
 /// A terminal, registered or lent a number.

@@ -25,7 +25,7 @@ use super::{
     keys::{self, Key},
     memory::Subscribers,
     push::PushSets,
-    subscriptions,
+    seen, subscriptions,
     txn::Txn,
     value::{self, AudienceRow},
 };
@@ -45,12 +45,14 @@ pub(crate) struct About<'a> {
     pub(crate) publisher: Option<TerminalNo>,
     /// Who is connected, of all apps; absent: nobody.
     pub(crate) online: Option<&'a TerminalSet>,
+    /// The time, for who was seen since.
+    pub(crate) now_ms: u64,
 }
 
 impl<'a> About<'a> {
-    pub(crate) fn message(message: &'a Message) -> Self {
+    pub(crate) fn message(message: &'a Message, now_ms: u64) -> Self {
         let Message { app, kind, ref topic, publisher, .. } = *message;
-        Self { app, kind, topic, publisher, online: None }
+        Self { app, kind, topic, publisher, online: None, now_ms }
     }
 }
 
@@ -131,7 +133,7 @@ pub(crate) fn audience(
         Err(Stop::Failed(error)) => return Err(error),
     };
     let mentioned = if audience.mentions_topic() { subscribers(source, about)? } else { Resolved::default() };
-    let given = Given { app: about.app, subscribers: mentioned, online: online(about) };
+    let given = Given { app: about.app, subscribers: mentioned, online: online(about), now_ms: about.now_ms };
     let resolved = match about.kind {
         PushKind::Topic => plan.among_subscribers(source, &given),
         PushKind::Identity => plan.among_registered(source, &given),
@@ -168,6 +170,7 @@ struct Given {
     /// Of the topic, where the expression mentions it.
     subscribers: Resolved,
     online: BTreeMap<u16, RoaringBitmap>,
+    now_ms: u64,
 }
 
 fn online(about: &About<'_>) -> BTreeMap<u16, RoaringBitmap> {
@@ -201,6 +204,8 @@ enum Plan {
     And(Vec<Self>),
     Or(Vec<Self>),
     Not(Box<Self>),
+    /// Within so many days.
+    Seen(u8),
 }
 
 impl Plan {
@@ -221,6 +226,7 @@ impl Plan {
             Audience::And(members) => Self::And(members.iter().map(one).collect::<Result<_, _>>()?),
             Audience::Or(members) => Self::Or(members.iter().map(one).collect::<Result<_, _>>()?),
             Audience::Not(member) => Self::Not(Box::new(one(member)?)),
+            Audience::Seen(days) => Self::Seen(*days),
         })
     }
 
@@ -228,7 +234,7 @@ impl Plan {
         let sets = PushSets::open(tables, push)?.filter(|sets| sets.row.app == app);
         let sets = sets.ok_or(Stop::Refused(Refusal::UnknownPush(push)))?;
         Ok(match sets.row.audience {
-            AudienceRow::Small(_) => Self::Set(by_block(&sets.whole(tables, state)?).into_iter().collect()),
+            AudienceRow::Small(_) => Self::Set(not_deleted(tables, app, &sets.whole(tables, state)?)?),
             AudienceRow::Broad(_) => Self::Push(sets.id, state),
         })
     }
@@ -269,7 +275,7 @@ impl Plan {
             Self::Push(push, _) => Some(broad::blocks(tables, *push)?.into_iter().collect()),
             Self::Subscribers => Some(given.subscribers.blocks.keys().copied().collect()),
             Self::Online => Some(given.online.keys().copied().collect()),
-            Self::Registered | Self::Sample(_) | Self::Not(_) => None,
+            Self::Registered | Self::Sample(_) | Self::Not(_) | Self::Seen(_) => None,
             Self::And(members) => {
                 let mut all = None::<BTreeSet<u16>>;
                 for member in members {
@@ -310,7 +316,8 @@ impl Plan {
             Self::Online => of(&given.online),
             Self::Rows(prefix) => part & row(tables, prefix, block)?,
             Self::Push(push, state) => part & tables.block(*push, block)?.in_state(*state),
-            // A block is registered or lent as a whole, and nobody loses a registration.
+            // A block is registered or lent as a whole, and the part has nobody who was deleted: neither among those who
+            // are registered nor among subscribers.
             Self::Registered if TerminalNo(u32::from(block) << 16).is_registered() => part.clone(),
             Self::Registered => RoaringBitmap::new(),
             Self::Subscribers => {
@@ -333,8 +340,26 @@ impl Plan {
                 any
             }
             Self::Not(member) => part - member.narrow(tables, given, block, part)?,
+            Self::Seen(days) => seen::within(tables, given.now_ms, *days, block, part)?,
         })
     }
+}
+
+/// Who of a push's audience is still there, by block.
+fn not_deleted(
+    tables: &impl Read,
+    app: AppId,
+    set: &RoaringBitmap,
+) -> Result<BTreeMap<u16, RoaringBitmap>, StoreError> {
+    let (registered, mut left) = (keys::registered_blocks(app), BTreeMap::new());
+    for (block, part) in by_block(set) {
+        let part = match TerminalNo(u32::from(block) << 16).is_registered() {
+            true => part & row(tables, &registered, block)?,
+            false => part,
+        };
+        left.insert(block, part);
+    }
+    Ok(left)
 }
 
 /// A set of numbers of this app, without those that are lent. For the push to a few terminals: nothing else is read.

@@ -6,6 +6,7 @@ use cluster_proto::{AppId, Message, PushId, limits::RETAINED_PAGE_LEN_MAX, link:
 use fabric_core::subscriptions::filter::{self, Filter};
 
 use super::{
+    apps,
     db::{Read, read},
     error::StoreError,
     keys::{self, Key},
@@ -31,12 +32,13 @@ pub(crate) enum Live {
 }
 
 /// Keeps a message as the retained one of its topic, or, without payload, removes that one ([MQTT-3.3.1-5] to
-/// [MQTT-3.3.1-7]). Refused, nothing changes.
+/// [MQTT-3.3.1-7]). `with_push` are the bytes its push is to store. Refused, nothing changes.
 pub(crate) fn keep(
     txn: &mut Txn<'_>,
     message: &Message,
     ttl_ms: Option<u64>,
     live: Live,
+    with_push: u64,
 ) -> Result<Result<(), Refusal>, StoreError> {
     let (app, topic) = (message.app, message.topic.as_str());
     let before = txn.read::<RetainedRow>(&keys::retained(app, topic))?;
@@ -57,6 +59,11 @@ pub(crate) fn keep(
     count.bytes += size;
     if count.messages > txn.options.retained_max || count.bytes > txn.options.retained_bytes_max {
         return Ok(Err(Refusal::RetainedQuota));
+    }
+    if let Some(row) = apps::find(txn, app)?
+        && let Err(refusal) = apps::check_stored(txn, app, &row, with_push, Some(count.bytes))?
+    {
+        return Ok(Err(refusal));
     }
     if let Some(before) = before {
         forget(txn, app, topic, &before);
@@ -101,13 +108,33 @@ pub(crate) fn expire(txn: &mut Txn<'_>, limit: u32) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Removes retained messages of an app, at most `limit`; answers how many.
+pub(crate) fn remove_of_app(txn: &mut Txn<'_>, app: AppId, limit: usize) -> Result<usize, StoreError> {
+    let keys = txn.keys(&keys::retained_of(app), limit)?;
+    let mut count = count(txn, app)?;
+    for key in &keys {
+        let topic = keys::text_of(key).ok_or_else(|| StoreError::damaged("retained key", key))?;
+        let Some(row) = txn.read::<RetainedRow>(key)? else { continue };
+        count.messages -= 1;
+        count.bytes -= row.size;
+        forget(txn, app, topic, &row);
+    }
+    put_count(txn, app, &count);
+    Ok(keys.len())
+}
+
 /// How much an app retains.
 pub(crate) fn count(tables: &impl Read, app: AppId) -> Result<RetainedCount, StoreError> {
     Ok(read(tables, &keys::retained_count(app))?.unwrap_or_default())
 }
 
 fn put_count(txn: &mut Txn<'_>, app: AppId, count: &RetainedCount) {
-    txn.put(keys::retained_count(app), count);
+    // An app that is removed leaves nothing.
+    if *count == RetainedCount::default() {
+        txn.delete(keys::retained_count(app));
+    } else {
+        txn.put(keys::retained_count(app), count);
+    }
 }
 
 fn forget(txn: &mut Txn<'_>, app: AppId, topic: &str, row: &RetainedRow) {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use cluster_proto::{
-    AppId, DropReason, Incarnation, NodeId, PushId, SessionId, State, TerminalId, TerminalNo, link::Origin,
+    AppId, DropReason, Incarnation, NodeId, PushId, SessionId, State, TerminalId, TerminalNo, Will,
+    link::Origin,
 };
 use roaring::RoaringBitmap;
 
 use super::{
+    apps,
     blocks::by_block,
     db::Read as _,
     error::StoreError,
@@ -17,7 +19,7 @@ use super::{
     push::PushSets,
     subscriptions,
     txn::Txn,
-    value::{AppRow, EdgeRow, OwedValue, SessionRow, Stored as _, TerminalRow, WillState},
+    value::{EdgeRow, OwedValue, SessionRow, Stored as _, TerminalRow, WillState},
     wills,
 };
 use crate::{Refusal, command::Holder};
@@ -35,7 +37,7 @@ pub(crate) struct Found {
 
 /// Finds it, unless the holder may not act any more.
 pub(crate) fn find(txn: &Txn<'_>, holder: &Holder) -> Result<Result<Found, Refusal>, StoreError> {
-    if txn.read::<AppRow>(&keys::app(holder.app))?.is_none() {
+    if apps::find(txn, holder.app)?.is_none() {
         return Ok(Err(Refusal::UnknownApp));
     }
     let no = numbers::find(txn, holder.app, &holder.terminal)?;
@@ -150,6 +152,16 @@ pub(crate) fn release_edge(txn: &mut Txn<'_>, edge: NodeId, upto: Incarnation) -
 /// Ends sessions, settles the topic pushes they were owed, and publishes their wills, for which the end of the session
 /// is the end of any delay.
 pub(crate) fn end(txn: &mut Txn<'_>, nos: &[TerminalNo]) -> Result<(), StoreError> {
+    let wills = end_without_wills(txn, nos)?;
+    wills::publish(txn, wills)
+}
+
+/// Ends sessions whose terminals are removed: their wills are not published.
+pub(crate) fn end_in_silence(txn: &mut Txn<'_>, nos: &[TerminalNo]) -> Result<(), StoreError> {
+    end_without_wills(txn, nos).map(drop)
+}
+
+fn end_without_wills(txn: &mut Txn<'_>, nos: &[TerminalNo]) -> Result<Vec<Will>, StoreError> {
     let (mut ended, mut wills) = (Vec::new(), Vec::new());
     for no in nos {
         let Some(mut row) = txn.read::<SessionRow>(&keys::session(*no))? else { continue };
@@ -166,13 +178,13 @@ pub(crate) fn end(txn: &mut Txn<'_>, nos: &[TerminalNo]) -> Result<(), StoreErro
         ended.push(*no);
     }
     retire(txn, &ended)?;
-    wills::publish(txn, wills)
+    Ok(wills)
 }
 
 /// Settles the topic pushes that sessions or groups without any subscription left are owed, and releases their numbers.
 pub(crate) fn retire(txn: &mut Txn<'_>, nos: &[TerminalNo]) -> Result<(), StoreError> {
     let ended: RoaringBitmap = nos.iter().map(|no| no.0).collect();
-    settle_gone(txn, &ended)?;
+    settle(txn, &ended, topic_pushes, State::Dropped(DropReason::SessionGone))?;
     for no in &ended {
         numbers::release(txn, TerminalNo(no))?;
     }
@@ -195,28 +207,49 @@ fn unindex(txn: &mut Txn<'_>, no: TerminalNo, row: &SessionRow) {
     }
 }
 
-/// Topic pushes are owed to the session.
-fn settle_gone(txn: &mut Txn<'_>, ended: &RoaringBitmap) -> Result<(), StoreError> {
+/// Settles everything that terminals are owed, in flight or not.
+pub(crate) fn settle_owed(
+    txn: &mut Txn<'_>,
+    terminals: &RoaringBitmap,
+    state: State,
+) -> Result<(), StoreError> {
+    settle(txn, terminals, all_pushes, state)
+}
+
+/// Finds pushes of a part of the index of what is owed.
+type Find = fn(&Txn<'_>, &Key) -> Result<Vec<PushId>, StoreError>;
+
+fn settle(txn: &mut Txn<'_>, terminals: &RoaringBitmap, find: Find, state: State) -> Result<(), StoreError> {
     let mut pushes = BTreeMap::<PushId, RoaringBitmap>::new();
-    for no in ended {
-        for push in topic_pushes(txn, &keys::owed_by(TerminalNo(no)))? {
+    for no in terminals {
+        for push in find(txn, &keys::owed_by(TerminalNo(no)))? {
             pushes.entry(push).or_default().insert(no);
         }
     }
-    for (block, part) in by_block(ended) {
-        for push in topic_pushes(txn, &keys::block_pendings(block))? {
+    for (block, part) in by_block(terminals) {
+        for push in find(txn, &keys::block_pendings(block))? {
             *pushes.entry(push).or_default() |= &part;
         }
     }
     for (push, terminals) in pushes {
         if let Some(mut push) = PushSets::open(txn, push)? {
-            push.settle(txn, &terminals, State::Dropped(DropReason::SessionGone))?;
+            push.settle(txn, &terminals, state)?;
             push.close(txn);
         }
     }
     Ok(())
 }
 
+fn all_pushes(txn: &Txn<'_>, prefix: &Key) -> Result<Vec<PushId>, StoreError> {
+    let mut pushes = Vec::new();
+    txn.scan_prefix(prefix, &mut |key, _| {
+        pushes.push(owed::push_of(key)?);
+        Ok(true)
+    })?;
+    Ok(pushes)
+}
+
+/// Topic pushes are owed to the session.
 fn topic_pushes(txn: &Txn<'_>, prefix: &Key) -> Result<Vec<PushId>, StoreError> {
     let mut pushes = Vec::new();
     txn.scan_prefix(prefix, &mut |key, bytes| {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
 use crate::{
-    command::{PushOptions, SigningKey, Webhook},
+    command::{PushOptions, Quotas, SigningKey, Webhook},
     receipts::ReceiptCursor,
 };
 
@@ -77,6 +77,7 @@ stored! {
     ReceiptCount => "count of receipt deltas",
     WebhookRow => "webhook",
     ReceiptCursor => "place of a webhook",
+    AppCount => "count of an app",
 }
 
 /// The applied position and the counters ids are given from. Written with every batch.
@@ -111,6 +112,31 @@ pub(crate) struct Head {
 pub(crate) struct AppRow {
     pub(crate) name: String,
     pub(crate) revoked_until: u64,
+    pub(crate) quotas: Quotas,
+    /// It is deleted, and being removed.
+    pub(crate) removal: Option<Removal>,
+}
+
+/// How far the removal of an app is. What comes before is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Removal {
+    /// Its terminals and clients, with their sessions.
+    Terminals,
+    /// Its pushes, after this one.
+    Pushes(PushId),
+    /// Its lent numbers: those that wait for other pushes, after this push and number.
+    Numbers(PushId, TerminalNo),
+    /// Its retained messages and revocations.
+    Rest,
+}
+
+/// How much an app has, besides what it retains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AppCount {
+    /// Registered terminals.
+    pub(crate) terminals: u64,
+    /// Bytes of the messages of its pushes.
+    pub(crate) bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,6 +293,8 @@ pub(crate) struct PushRow {
     pub(crate) kind: PushKind,
     /// Best-effort subscribers of its topic are shown it too.
     pub(crate) shown: bool,
+    /// Of its message: what it counts against the bytes its app may store.
+    pub(crate) size: u64,
     pub(crate) accepted_at_ms: u64,
     pub(crate) expires_at_ms: u64,
     pub(crate) audience_len: u64,
@@ -500,6 +528,7 @@ mod tests {
             app: AppId(1),
             kind: PushKind::Topic,
             shown: true,
+            size: 300,
             accepted_at_ms: 1,
             expires_at_ms: 300,
             audience_len: 1,
@@ -546,8 +575,8 @@ mod tests {
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "0101010101ac020101010001016b00000001070111");
-        golden(&broad, "0101010101ac020101010001016b0000010100c801");
+        golden(&push, "01010101ac0201ac020101010001016b00000001070111");
+        golden(&broad, "01010101ac0201ac020101010001016b0000010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");
         golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");
@@ -557,7 +586,7 @@ mod tests {
         golden(&RetainedCount { messages: 1, bytes: 300 }, "0101ac02");
         golden(&head, "01010203040500000000000000000000");
         golden(&owed, "0101000100ac0200");
-        golden(&planned, "0101010101ac020101010001016b01010301f403020301010204050607010100c801");
+        golden(&planned, "01010101ac0201ac020101010001016b01010301f403020301010204050607010100c801");
         golden(&WaveRow { push: PushId(1), slice: Slice::Buckets { from: 1, to: 300 } }, "01010201ac02");
         golden(&edge, "010100010203");
         golden(&subscription, "010200000000");
@@ -576,7 +605,14 @@ mod tests {
         let webhook = WebhookRow { webhook, generation: 300, set_at_ms: 2, is_gone: false };
         golden(&webhook, "0101750107010201f0ac020200");
         golden(&ReceiptCursor::deltas(AppId(1), 300, 2), "010100ac020200");
-        golden(&AppRow { name: "a".into(), revoked_until: 1 }, "01016101");
+        let quotas =
+            Quotas { terminals: 300, connections: 1, pushes_per_s: 2, pushes_burst: 3, stored_bytes: 4 };
+        let removal = Some(Removal::Numbers(PushId(5), TerminalNo(6)));
+        golden(
+            &AppRow { name: "a".into(), revoked_until: 1, quotas, removal },
+            "01016101ac020102030401020506",
+        );
+        golden(&AppCount { terminals: 300, bytes: 1 }, "01ac0201");
     }
 
     #[test]

@@ -11,14 +11,14 @@
 use cluster_proto::{TerminalNo, Will, limits::PUSH_TTL_MAX};
 
 use super::{
-    accept,
+    accept, apps,
     db::Read as _,
     error::StoreError,
     keys,
     resolve::{self, About},
     retained::{self, Live},
     txn::Txn,
-    value::{AppRow, SessionRow, WillState},
+    value::{SessionRow, WillState},
 };
 use crate::command::PushOptions;
 
@@ -125,12 +125,12 @@ pub(crate) fn publish_due(txn: &mut Txn<'_>, limit: u32) -> Result<(), StoreErro
 /// most it may, is published all the same.
 pub(crate) fn publish(txn: &mut Txn<'_>, wills: impl IntoIterator<Item = Will>) -> Result<(), StoreError> {
     for Will { message, ttl_ms, .. } in wills {
-        if txn.read::<AppRow>(&keys::app(message.app))?.is_none() {
+        if apps::find(txn, message.app)?.is_none() {
             continue;
         }
-        let audience = resolve::subscribers(txn, &About::message(&message))?;
+        let audience = resolve::subscribers(txn, &About::message(&message, txn.now_ms()))?;
         if message.retain
-            && let Err(refusal) = retained::keep(txn, &message, ttl_ms, Live::Audience)?
+            && let Err(refusal) = retained::keep(txn, &message, ttl_ms, Live::Audience, 0)?
         {
             tracing::warn!(app = %message.app, topic = message.topic, %refusal, "a will is not retained");
         }

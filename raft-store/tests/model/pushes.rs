@@ -18,7 +18,10 @@ use raft_store::{
 use crate::{
     Model, QUOTA, WILL_TTL_MS,
     releases::{Release, Wave},
-    world::audience::{Facts, Labels, meant},
+    world::{
+        DAY_MS,
+        audience::{Facts, Labels, meant},
+    },
 };
 
 #[derive(Default)]
@@ -40,6 +43,7 @@ pub(crate) struct Push {
     pub(crate) expires_at_ms: u64,
     pub(crate) settled_at_ms: Option<u64>,
     pub(crate) release: Option<Release>,
+    size: u64,
     key: Option<String>,
 }
 
@@ -77,6 +81,13 @@ impl Facts for Told<'_> {
         self.online.iter().flat_map(|online| online.0.iter()).collect()
     }
 
+    fn seen(&self, days: u8) -> HashSet<u32> {
+        let first = (self.model.at_ms / DAY_MS) as u32 - u32::from(days);
+        let today = (self.model.at_ms / DAY_MS) as u32;
+        let days = self.model.numbers.seen.range(first..=today);
+        days.flat_map(|(_, seen)| seen.iter().copied()).collect()
+    }
+
     fn in_state(&self, push: PushId, state: State) -> Option<HashSet<u32>> {
         let states = &self.model.pushes.kept.get(&self.model.whole(push))?.states;
         Some(states.iter().filter(|(_, of)| **of == state).map(|(no, _)| *no).collect())
@@ -111,13 +122,23 @@ impl Model {
             let is_topic = accept.message.kind == PushKind::Topic;
             self.seen.expressions.1 += usize::from(is_topic && !audience.is_empty());
         }
+        let len = audience.len() as u64;
+        let key = accept.idempotency.as_ref();
+        let is_kept = len > 0
+            || accept.message.kind == PushKind::Identity
+            || origin.is_none()
+            || accept.idempotency.is_some();
+        let size = if is_kept { accept.message.size() as u64 } else { 0 };
+        let bytes = self.stored_bytes() + size + self.retained_bytes();
+        if size > 0 && self.quotas.stored_bytes > 0 && bytes > self.quotas.stored_bytes {
+            self.seen.stored_refused += 1;
+            return Applied::Refused(Refusal::StoredQuota(self.quotas.stored_bytes));
+        }
         if accept.message.retain
-            && let Err(refusal) = self.retain(&accept.message, accept.retained_ttl_ms, self.commands)
+            && let Err(refusal) = self.retain(&accept.message, accept.retained_ttl_ms, self.commands, size)
         {
             return Applied::Refused(refusal);
         }
-        let len = audience.len() as u64;
-        let key = accept.idempotency.as_ref();
         let push = self.push(
             &accept.message,
             (audience, qos0),
@@ -136,7 +157,7 @@ impl Model {
             self.seen.wills += 1;
             let audience = self.subscribers(&will.message);
             if will.message.retain {
-                let _ = self.retain(&will.message, will.ttl_ms, self.commands);
+                let _ = self.retain(&will.message, will.ttl_ms, self.commands, 0);
             }
             self.push(&will.message, audience, (will.ttl_ms.unwrap_or(WILL_TTL_MS), None), None, false);
         }
@@ -165,10 +186,12 @@ impl Model {
         if len > 0 || message.kind == PushKind::Identity || by_back_end {
             let release = Release::of(plan, self.at_ms);
             let begins_at_ms = release.as_ref().map_or(self.at_ms, |release| release.due_ms);
-            let (kind, expires_at_ms) = (message.kind, begins_at_ms + ttl_ms);
+            let (kind, size) = (message.kind, message.size() as u64);
+            let expires_at_ms = begins_at_ms + ttl_ms;
             let key = key.map(|key| key.key.clone());
             let (withdrawn, settled_at_ms) = (None, None);
-            let entry = Push { kind, qos0, states, withdrawn, expires_at_ms, settled_at_ms, release, key };
+            let entry =
+                Push { kind, qos0, states, withdrawn, expires_at_ms, settled_at_ms, release, size, key };
             self.pushes.kept.insert(push, entry);
             self.settle(push, [], State::Delivered);
         } else if self.pushes.oldest() == push.0 {
@@ -195,6 +218,11 @@ impl Model {
         }
         all.extend(self.groups.matching(&message.topic));
         (all, qos0)
+    }
+
+    /// Of pushes.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.pushes.kept.values().map(|push| push.size).sum()
     }
 
     fn owed_small(&self, no: u32) -> usize {

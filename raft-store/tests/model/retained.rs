@@ -16,6 +16,7 @@ impl Model {
         message: &Message,
         ttl_ms: Option<u64>,
         kept_at: u64,
+        with_push: u64,
     ) -> Result<(), Refusal> {
         if message.payload.is_empty() {
             self.retained.remove(&message.topic);
@@ -29,8 +30,17 @@ impl Model {
             self.seen.retained_refused += 1;
             return Err(Refusal::RetainedQuota);
         }
+        let most = self.quotas.stored_bytes;
+        if most > 0 && self.stored_bytes() + with_push + bytes > most {
+            self.seen.stored_refused += 1;
+            return Err(Refusal::StoredQuota(most));
+        }
         self.retained = after;
         Ok(())
+    }
+
+    pub(crate) fn retained_bytes(&self) -> u64 {
+        self.retained.values().map(|(message, ..)| message.size() as u64).sum()
     }
 
     pub(crate) fn expire_retained(&mut self, limit: u32) -> Applied {

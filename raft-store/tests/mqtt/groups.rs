@@ -11,7 +11,7 @@ use raft_store::{
     tables::TablesOptions,
 };
 
-use crate::world::store::{Store, connection, open, set};
+use crate::world::store::{Store, connection, create, open, set};
 
 const APP: AppId = AppId::DEFAULT;
 
@@ -61,7 +61,7 @@ fn groups_are_told_apart_by_app_name_and_filter() {
     assert_eq!((matching("a/b"), matching("a/c"), matching("a"), matching("b")), (5, 3, 1, 0));
     assert!(store.tables.groups_matching(AppId(2), "a/b").is_empty());
 
-    let Applied::App(app) = store.apply(CommandBody::CreateApp { name: "other".into() }) else { panic!() };
+    let Applied::App(app) = store.apply(create("other")) else { panic!() };
     let other = Holder { app, ..connection(1, 2, 1) };
     store.subscribe(&other, "$share/g/a/+");
     assert_ne!(store.tables.groups_of(store.no(&other)), groups[..1]);

@@ -17,7 +17,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 
 use crate::world::{
     message,
-    store::{Store, accept, connection, kept, subscribe, terminals},
+    store::{Store, accept, connection, create, kept, subscribe, terminals},
 };
 
 const APP: AppId = AppId::DEFAULT;
@@ -284,7 +284,7 @@ fn an_app_retains_at_most_so_many_messages() {
     store.apply(retain("b", ""));
     assert_eq!(store.apply(retain("c", "1")), Applied::Done);
     // Another app has its own.
-    let Applied::App(other) = store.apply(CommandBody::CreateApp { name: "other".into() }) else { panic!() };
+    let Applied::App(other) = store.apply(create("other")) else { panic!() };
     let message = Message { app: other, ..retained("a", "1") };
     assert_eq!(store.apply(CommandBody::Retain { message, ttl_ms: None }), Applied::Done);
     let message = Message { app: AppId(9), ..retained("a", "1") };

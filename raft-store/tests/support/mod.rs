@@ -244,7 +244,7 @@ pub(crate) fn addresses(id: NodeId) -> NodeAddresses {
 }
 
 pub(crate) fn create_app(name: &str) -> Command {
-    Command::own(CommandBody::CreateApp { name: name.to_owned() })
+    Command::own(CommandBody::CreateApp { name: name.to_owned(), quotas: Default::default() })
 }
 
 pub(crate) fn accept_push() -> Command {

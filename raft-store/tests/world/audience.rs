@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use cluster_proto::{Audience, PushId, PushKind, Sample, State, TerminalId, TerminalNo};
+use cluster_proto::{
+    Audience, PushId, PushKind, Sample, State, TerminalId, TerminalNo, limits::SEEN_DAYS_MAX,
+};
 use raft_store::Refusal;
 use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 
@@ -43,7 +45,7 @@ fn leaf(
     terminal: &mut impl FnMut(&mut StdRng) -> TerminalId,
     push: &mut impl FnMut(&mut StdRng) -> PushId,
 ) -> Audience {
-    match rng.random_range(0..16) {
+    match rng.random_range(0..17) {
         0 => Audience::Terminals((0..rng.random_range(1..4)).map(|_| terminal(rng)).collect()),
         1 | 2 => Audience::Aliases(
             ALIASES.iter().filter(|_| rng.random_bool(0.5)).map(|alias| (*alias).to_owned()).collect(),
@@ -58,6 +60,7 @@ fn leaf(
             let from = rng.random_range(0..Sample::BUCKETS);
             Audience::Sample(Sample::new(from, rng.random_range(from..Sample::BUCKETS) + 1).unwrap())
         }
+        13 => Audience::Seen(*[1, 7, 30, SEEN_DAYS_MAX].choose(rng).unwrap()),
         _ => {
             let (key, value) = *TAGS.choose(rng).unwrap();
             Audience::Tag { key: key.to_owned(), value: value.to_owned() }
@@ -74,6 +77,8 @@ pub trait Facts {
     /// Of the topic of the push, registered or not.
     fn subscribers(&self) -> HashSet<u32>;
     fn online(&self) -> HashSet<u32>;
+    /// On the day it is, or on one of so many before it.
+    fn seen(&self, days: u8) -> HashSet<u32>;
     /// Of a push that is kept.
     fn in_state(&self, push: PushId, state: State) -> Option<HashSet<u32>>;
 }
@@ -130,5 +135,6 @@ fn set(audience: &Audience, facts: &impl Facts, universe: &HashSet<u32>) -> Resu
             any
         }
         Audience::Not(member) => universe - &set(member, facts, universe)?,
+        Audience::Seen(days) => facts.seen(*days),
     })
 }

@@ -16,8 +16,8 @@ use cluster_proto::{
 use raft_store::{
     Command, CommandBatch, CommandBody,
     command::{
-        AcceptPush, Holder, IdempotencyKey, NewTerminal, OnLow, OpenSession, Pace, PushOptions, ReleasePlan,
-        Stage,
+        AcceptPush, Holder, IdempotencyKey, LabelChange, NewTerminal, OnLow, OpenSession, Pace, PushOptions,
+        QuotaChange, Quotas, ReleasePlan, Stage,
     },
     tables::{EntryPosition, Tables},
 };
@@ -28,6 +28,8 @@ pub const ANONYMOUS: u32 = 12;
 pub const TOPICS: [&str; 5] = ["a", "a/b", "a/c", "b", "$SYS/b"];
 pub const FILTERS: [&str; 8] = ["a", "a/b", "a/+", "a/#", "#", "+/b", "b", "$SYS/#"];
 pub const SHARED: [&str; 4] = ["$share/g/a", "$share/g/a/+", "$share/h/a/+", "$share/g/#"];
+
+pub const DAY_MS: u64 = 24 * 3_600 * 1_000;
 
 pub type Entry = (EntryPosition, Option<CommandBatch>);
 
@@ -48,7 +50,7 @@ impl Generator {
         println!("seed {seed}");
         let (incarnations, seqs) = Default::default();
         let rng = StdRng::seed_from_u64(seed);
-        Self { rng, tables, at_ms: 1_000, index: 0, incarnations, seqs, from: None }
+        Self { rng, tables, at_ms: 200 * DAY_MS + 1_000, index: 0, incarnations, seqs, from: None }
     }
 
     /// The first entry: terminals and edges.
@@ -85,7 +87,7 @@ impl Generator {
 
     fn command(&mut self) -> Command {
         self.from = None;
-        let body = match self.rng.random_range(0..110) {
+        let body = match self.rng.random_range(0..117) {
             0..24 => self.accept(),
             24..46 => self.receipts(),
             46..56 => self.subscribe(),
@@ -107,7 +109,7 @@ impl Generator {
             },
             86..88 => self.register(),
             88 => self.edge_change(),
-            89 => CommandBody::CreateApp { name: "other".into() },
+            89 => CommandBody::CreateApp { name: "other".into(), quotas: Quotas::default() },
             90 => CommandBody::Revoke {
                 app: AppId::DEFAULT,
                 terminal: Some(self.terminal()),
@@ -130,6 +132,13 @@ impl Generator {
                 bytes_max: 9_000,
                 limit: 30,
             },
+            110 | 111 => self.update(),
+            112 => CommandBody::DeleteTerminals { app: AppId::DEFAULT, terminals: self.some_terminals(2) },
+            113 | 114 => {
+                let day = (self.at_ms / DAY_MS) as u32 + 2 - self.rng.random_range(0..100);
+                CommandBody::RecordSeen { day, terminals: self.some_terminals(30) }
+            }
+            115 => self.quotas(),
             _ => CommandBody::Nothing,
         };
         let origin = self.from.map(|(edge, incarnation, lane)| self.number(edge, incarnation, lane));
@@ -303,6 +312,34 @@ impl Generator {
         let alias = self.rng.random_bool(0.7).then(|| alias.unwrap_or_default());
         let terminals = vec![NewTerminal { id: id(n), tags, alias }];
         CommandBody::RegisterTerminals { app: AppId::DEFAULT, terminals }
+    }
+
+    fn update(&mut self) -> CommandBody {
+        let (tags, alias) = audience::labels(&mut self.rng);
+        let alias = self.rng.random_bool(0.3).then(|| alias.unwrap_or_default());
+        let remove = audience::TAGS.iter().filter(|_| self.rng.random_ratio(1, 4));
+        let remove = remove.map(|(key, _)| (*key).to_owned()).collect();
+        let change = LabelChange { set: tags, remove, alias };
+        CommandBody::UpdateTerminals { app: AppId::DEFAULT, terminals: self.some_terminals(9), change }
+    }
+
+    /// Mostly none, for most of what is drawn would be refused for long.
+    fn quotas(&mut self) -> CommandBody {
+        let given = |this: &mut Self, most: u64| match this.rng.random_ratio(2, 3) {
+            true => Some(0),
+            false => this.rng.random_bool(0.5).then_some(most),
+        };
+        let change = QuotaChange {
+            terminals: given(self, u64::from(REGISTERED) + 3),
+            stored_bytes: given(self, 900),
+            ..QuotaChange::default()
+        };
+        CommandBody::SetQuotas { app: AppId::DEFAULT, change }
+    }
+
+    /// By number: registered, lent or nobody's.
+    fn some_terminals(&mut self, most: usize) -> TerminalSet {
+        (0..self.rng.random_range(0..=most)).map(|_| self.no()).collect()
     }
 
     fn edge_change(&mut self) -> CommandBody {

@@ -12,7 +12,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, Command, CommandBatch, CommandBody, Effect,
-    command::{AcceptPush, Holder, NewTerminal, OpenSession, PushOptions},
+    command::{AcceptPush, Holder, NewTerminal, OpenSession, PushOptions, Quotas},
     tables::{self, EntryPosition, RetainedPage, StateMachine, Tables, TablesOptions},
 };
 use tempfile::TempDir;
@@ -245,6 +245,10 @@ pub fn steps_of(no: TerminalNo, holder: &Holder, steps: &[(u16, Step)]) -> Comma
     let step =
         |(packet_id, step): &(u16, Step)| ExchangeStep { no, connection, packet_id: *packet_id, step: *step };
     CommandBody::RecordReceipts { items: Vec::new(), steps: steps.iter().map(step).collect() }
+}
+
+pub fn create(name: &str) -> CommandBody {
+    CommandBody::CreateApp { name: name.to_owned(), quotas: Quotas::default() }
 }
 
 pub fn accept(message: cluster_proto::Message, audience: Audience) -> AcceptPush {

@@ -10,9 +10,9 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, CommandBody, Positions, Refusal,
-    command::{AcceptPush, SigningKey},
+    command::{AcceptPush, Quotas, SigningKey},
     receipts::{PageLimits, ReceiptCursor, ReceiptPage},
-    tables::WebhookRecord,
+    tables::{AppRecord, WebhookRecord},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::{Semaphore, watch};
@@ -48,6 +48,11 @@ struct State_ {
     index: u64,
     fail: Option<ProposeError>,
     knows_online: bool,
+    quotas: BTreeMap<AppId, Quotas>,
+    /// Pushes come too fast.
+    hurried: bool,
+    /// Most terminals of an app; 0: any number.
+    most_terminals: usize,
 }
 
 impl Fake {
@@ -76,6 +81,9 @@ impl Fake {
             index: 0,
             fail: None,
             knows_online: true,
+            quotas: BTreeMap::new(),
+            hurried: false,
+            most_terminals: 0,
         };
         Self {
             id: NodeId(1),
@@ -124,6 +132,16 @@ impl Fake {
         self.lock().knows_online = false;
     }
 
+    /// From now on pushes come too fast.
+    pub(super) fn hurry(&self) {
+        self.lock().hurried = true;
+    }
+
+    /// No more terminals than these.
+    pub(super) fn limit_terminals(&self, most: usize) {
+        self.lock().most_terminals = most;
+    }
+
     pub(super) fn unfound(&self) {
         self.lock().key = None;
     }
@@ -137,7 +155,7 @@ impl State_ {
     fn apply(&mut self, body: CommandBody) -> Applied {
         self.index += 1;
         match body {
-            CommandBody::CreateApp { name } => {
+            CommandBody::CreateApp { name, .. } => {
                 if let Some((id, _)) = self.apps.iter().find(|(_, known)| *known == name) {
                     return Applied::App(*id);
                 }
@@ -151,12 +169,35 @@ impl State_ {
             }
             CommandBody::RegisterTerminals { app, terminals } => {
                 let before = self.terminals.len();
+                let new = terminals.iter().filter(|new| !self.terminals.contains_key(&(app, new.id.clone())));
+                if self.most_terminals > 0 && before + new.count() > self.most_terminals {
+                    return Applied::Refused(Refusal::TerminalQuota(self.most_terminals as u64));
+                }
                 let nos = terminals.into_iter().map(|new| self.register(app, new)).collect();
                 Applied::Registered { nos, new: (self.terminals.len() - before) as u64 }
             }
             CommandBody::Revoke { terminal: Some(id), issued_until, .. } => {
                 self.revoked.insert(id, issued_until);
                 Applied::Done
+            }
+            CommandBody::SetQuotas { app, change } => {
+                let quotas = self.quotas.entry(app).or_default();
+                *quotas = quotas.changed(&change);
+                Applied::Done
+            }
+            CommandBody::DeleteApp { app } => {
+                self.apps.retain(|(id, _)| *id != app);
+                Applied::Done
+            }
+            CommandBody::DeleteTerminals { terminals, .. } => {
+                let before = self.terminals.len();
+                self.terminals.retain(|_, view| !terminals.contains(view.no));
+                Applied::Changed { changed: (before - self.terminals.len()) as u64, full: 0 }
+            }
+            CommandBody::UpdateTerminals { terminals, change, .. } => {
+                let meant = self.terminals.values_mut().filter(|view| terminals.contains(view.no));
+                meant.for_each(|view| view.tags.clone_from(&change.set));
+                Applied::Changed { changed: terminals.len(), full: 1 }
             }
             CommandBody::AcceptPush(push) => self.accept(push),
             other => panic!("the API does not propose {other:?}"),
@@ -284,6 +325,17 @@ impl Control for Fake {
         Holding { edge: self.presence(app, id).await, holds: false, known: true }
     }
 
+    async fn admit(&self, _: AppId) -> Result<(), u64> {
+        match self.lock().hurried {
+            true => Err(40),
+            false => Ok(()),
+        }
+    }
+
+    async fn connected(&self, _: AppId) -> u64 {
+        3
+    }
+
     async fn kick(&self, _: AppId, id: &TerminalId) -> bool {
         id.as_str() == "online"
     }
@@ -332,6 +384,13 @@ impl Control for Fake {
         self.lock().apps.clone()
     }
 
+    fn app_record(&self, app: AppId) -> Option<AppRecord> {
+        let state = self.lock();
+        let quotas = *state.quotas.get(&app).unwrap_or(&Quotas::default());
+        let terminals = state.terminals.keys().filter(|(of, _)| *of == app).count() as u64;
+        Some(AppRecord { quotas, terminals, stored_bytes: 9 })
+    }
+
     fn terminal(&self, app: AppId, id: &TerminalId) -> Option<TerminalView> {
         self.lock().terminals.get(&(app, id.clone())).cloned()
     }
@@ -341,6 +400,14 @@ impl Control for Fake {
         let of_app =
             state.terminals.iter().filter(|((of, id), _)| *of == app && after.is_none_or(|a| id > a));
         of_app.map(|(_, view)| view.clone()).take(limit).collect()
+    }
+
+    fn terminal_by_no(&self, no: TerminalNo) -> Option<TerminalView> {
+        self.lock().terminals.values().find(|view| view.no == no).cloned()
+    }
+
+    fn last_seen(&self, terminals: &TerminalSet) -> BTreeMap<TerminalNo, u32> {
+        terminals.iter().map(|no| (no, 100)).collect()
     }
 
     fn terminal_id(&self, no: TerminalNo) -> Option<TerminalId> {

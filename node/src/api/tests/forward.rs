@@ -52,6 +52,25 @@ async fn a_follower_passes_calls_on_streams_included() {
 }
 
 #[tokio::test]
+async fn a_follower_passes_a_stream_on_as_it_comes() {
+    let leader = Node::leading(Fake::founded());
+    let follower = Node::behind(&leader);
+    let mut terminals = TerminalsClient::new(follower.channel().await);
+    let message = |n: u32| admin::RegisterRequest {
+        app: String::new(),
+        terminals: (0..1_000)
+            .map(|m| admin::NewTerminal { id: format!("t-{n}-{m}"), ..Default::default() })
+            .collect(),
+    };
+    let messages = futures_util::stream::iter((0..40).map(message).collect::<Vec<_>>());
+    let request = with_admin(&leader.fake, ()).map(|()| messages);
+    let answer = terminals.register_stream(request).await.expect("register").into_inner();
+    assert_eq!((answer.registered, answer.stopped), (40_000, None));
+    let stranger = Request::new(futures_util::stream::iter(vec![message(1)]));
+    assert_eq!(terminals.register_stream(stranger).await.expect_err("refused").code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
 async fn strangers_are_not_passed_on() {
     let leader = Node::leading(Fake::founded());
     let follower = Node::behind(&leader);

@@ -110,6 +110,7 @@ fn token(fake: &Fake, scopes: &[Scope], app: Option<&str>) -> String {
         aud: AUDIENCE_API.to_owned(),
         sub: "test".to_owned(),
         app: app.map(str::to_owned),
+        app_id: None,
         scopes: scopes.to_vec(),
         iat: now,
         exp: now + 60,

@@ -133,8 +133,12 @@ async fn what_a_token_does_not_allow_is_refused() {
     assert_eq!(code(pushes.push(shop(to_all(""))).await), Code::PermissionDenied);
     let own = admin::PushRequest { app: "shop".to_owned(), ..to_all("") };
     assert_eq!(code(pushes.push(shop(own)).await), Code::Ok);
-    let create =
-        with(&node.fake, &[Scope::Admin], Some("shop"), admin::CreateAppRequest { name: "x".to_owned() });
+    let create = with(
+        &node.fake,
+        &[Scope::Admin],
+        Some("shop"),
+        admin::CreateAppRequest { name: "x".to_owned(), quotas: None },
+    );
     assert_eq!(code(apps.create(create).await), Code::PermissionDenied);
 }
 
@@ -394,4 +398,186 @@ async fn the_receipts_of_an_app_are_for_its_callers_and_its_webhook_for_its_admi
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().starts_with(named), "{refused}");
     }
+}
+
+#[tokio::test]
+async fn quotas_are_given_changed_and_shown_and_only_who_may_act_everywhere_does_it() {
+    let node = Node::leading(Fake::founded());
+    let mut apps = AppsClient::new(node.channel().await);
+    let update = |quotas| admin::UpdateAppRequest { name: "shop".to_owned(), quotas: Some(quotas) };
+    let first = admin::Quotas { terminals: Some(7), connections: Some(8), ..Default::default() };
+    apps.update(admin(&node.fake, update(first))).await.expect("update");
+    let second = admin::Quotas { terminals: Some(0), ..Default::default() };
+    let app = apps.update(admin(&node.fake, update(second))).await.expect("update").into_inner();
+    let quotas = app.quotas.expect("quotas");
+    assert_eq!((quotas.terminals(), quotas.connections(), app.connections, app.stored_bytes), (0, 8, 3, 9));
+    let own = with(&node.fake, &[Scope::Admin], Some("shop"), update(first));
+    assert_eq!(code(apps.update(own).await), Code::PermissionDenied, "nobody raises their own");
+    let get = |name: &str| admin::GetAppRequest { name: name.to_owned() };
+    let mine = with(&node.fake, &[Scope::Read], Some("shop"), get("shop"));
+    assert_eq!(apps.get(mine).await.expect("get").into_inner().name, "shop");
+    let other = with(&node.fake, &[Scope::Read], Some("shop"), get("default"));
+    assert_eq!(code(apps.get(other).await), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn an_app_is_deleted_when_its_name_is_repeated_and_its_tokens_die_with_it() {
+    let node = Node::leading(Fake::founded());
+    let mut apps = AppsClient::new(node.channel().await);
+    let token = admin::IssueTokenRequest {
+        name: "back-end".to_owned(),
+        scopes: vec!["push".to_owned()],
+        app: "shop".to_owned(),
+        ttl_s: 0,
+    };
+    let token = apps.issue_token(admin(&node.fake, token)).await.expect("token").into_inner().token;
+    let mut pushes = PushesClient::new(node.channel().await);
+    let mut push = async || {
+        let mut request = Request::new(admin::PushRequest { app: "shop".to_owned(), ..to_all("") });
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("ascii"));
+        code(pushes.push(request).await)
+    };
+    assert_eq!(push().await, Code::Ok);
+    let delete =
+        |confirm: &str| admin::DeleteAppRequest { name: "shop".to_owned(), confirm: confirm.to_owned() };
+    for wrong in ["", "shops"] {
+        assert_eq!(code(apps.delete(admin(&node.fake, delete(wrong))).await), Code::InvalidArgument);
+    }
+    apps.delete(admin(&node.fake, delete("shop"))).await.expect("delete");
+    assert_eq!(code(apps.delete(admin(&node.fake, delete("shop"))).await), Code::NotFound);
+    assert_eq!(push().await, Code::Unauthenticated);
+    let again = admin::CreateAppRequest { name: "more".to_owned(), quotas: None };
+    apps.create(admin(&node.fake, again)).await.expect("create");
+    let again = admin::CreateAppRequest { name: "shop".to_owned(), quotas: None };
+    apps.create(admin(&node.fake, again)).await.expect("create");
+    assert_eq!(push().await, Code::Unauthenticated, "it is another app of that name");
+}
+
+#[tokio::test]
+async fn a_push_that_comes_too_fast_is_refused_with_the_time_to_wait() {
+    let node = Node::leading(Fake::founded());
+    node.fake.hurry();
+    let mut client = PushesClient::new(node.channel().await);
+    let refused = client.push(admin(&node.fake, to_all(""))).await.expect_err("refused");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("40 ms"), "{}", refused.message());
+    assert_eq!(node.fake.pushes(), 0);
+}
+
+#[tokio::test]
+async fn terminals_are_changed_listed_and_deleted_by_expression() {
+    let node = Node::leading(Fake::founded());
+    register(&node, &["tv-1", "online", "tv-2"]).await;
+    let mut client = TerminalsClient::new(node.channel().await);
+    let update = |expression: &str, tags: &[(&str, &str)]| admin::UpdateTerminalsRequest {
+        audience: written(expression),
+        set_tags: tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ..Default::default()
+    };
+    let answer = client.update(admin(&node.fake, update("online", &[("a", "b")]))).await.expect("update");
+    assert_eq!((answer.get_ref().changed, answer.get_ref().left), (1, 1));
+    assert_eq!(code(client.update(admin(&node.fake, update("all", &[]))).await), Code::InvalidArgument);
+    assert_eq!(
+        code(client.update(admin(&node.fake, update("topic", &[("a", "b")]))).await),
+        Code::InvalidArgument
+    );
+
+    let list = |expression: &str, after: &str| admin::ListTerminalsRequest {
+        audience: written(expression),
+        after: after.to_owned(),
+        ..Default::default()
+    };
+    let mut listed = async |expression: &str, after: &str| {
+        let pages = client.list(admin(&node.fake, list(expression, after))).await;
+        let mut found = Vec::new();
+        let mut pages = pages.expect("list").into_inner();
+        while let Some(page) = pages.message().await.expect("page") {
+            found.extend(page.terminals.into_iter().map(|terminal| (terminal.id, terminal.last_seen_ms > 0)));
+        }
+        found
+    };
+    // In the order of registration.
+    let all = ["tv-1", "online", "tv-2"].map(|id| (id.to_owned(), true));
+    assert_eq!(listed("all", "").await, all);
+    assert_eq!(listed("all", "online").await, all[2..]);
+
+    let mut client = TerminalsClient::new(node.channel().await);
+    let ids = |ids: &[&str]| admin::DeleteTerminalsRequest {
+        ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        ..Default::default()
+    };
+    let unknown = client.delete(admin(&node.fake, ids(&["tv-1", "nobody"]))).await.expect_err("refused");
+    assert_eq!((unknown.code(), unknown.message().contains("nobody")), (Code::NotFound, true));
+    assert_eq!(client.delete(admin(&node.fake, ids(&["tv-1"]))).await.expect("delete").get_ref().deleted, 1);
+    assert_eq!(code(client.delete(admin(&node.fake, ids(&["tv-1"]))).await), Code::NotFound);
+    let both = admin::DeleteTerminalsRequest { audience: written("all"), ..ids(&["tv-2"]) };
+    assert_eq!(code(client.delete(admin(&node.fake, both)).await), Code::InvalidArgument);
+    assert_eq!(code(client.delete(admin(&node.fake, ids(&[]))).await), Code::InvalidArgument);
+    let meant = |expression: &str| admin::DeleteTerminalsRequest {
+        audience: written(expression),
+        ..Default::default()
+    };
+    let delete = client.delete(admin(&node.fake, meant("online"))).await.expect("delete");
+    assert_eq!(delete.get_ref().deleted, 1);
+    let delete = client.delete(admin(&node.fake, meant("online"))).await.expect("nobody is no error");
+    assert_eq!(delete.get_ref().deleted, 0);
+}
+
+/// Messages of 700 terminals each.
+fn stream(count: u32) -> Vec<admin::RegisterRequest> {
+    let ids: Vec<_> = (0..count).map(|n| format!("t-{n:06}")).collect();
+    let new = |id: &String| admin::NewTerminal { id: id.clone(), ..Default::default() };
+    let message = |ids: &[String]| admin::RegisterRequest {
+        app: String::new(),
+        terminals: ids.iter().map(new).collect(),
+    };
+    ids.chunks(700).map(message).collect()
+}
+
+fn streamed(
+    node: &Node,
+    messages: Vec<admin::RegisterRequest>,
+) -> Request<impl futures_util::Stream<Item = admin::RegisterRequest> + use<>> {
+    admin(&node.fake, ()).map(|()| futures_util::stream::iter(messages))
+}
+
+#[tokio::test]
+async fn a_stream_of_terminals_is_registered_whole_and_a_repeated_one_updates() {
+    let node = Node::leading(Fake::founded());
+    let mut client = TerminalsClient::new(node.channel().await);
+    for expected in [(23_456, 0), (0, 23_456)] {
+        let answer = client.register_stream(streamed(&node, stream(23_456))).await.expect("register");
+        let admin::RegisterStreamResponse { registered, updated, stopped } = answer.into_inner();
+        assert_eq!(((registered, updated), stopped), (expected, None));
+    }
+    assert_eq!(code(client.register_stream(streamed(&node, Vec::new())).await), Code::InvalidArgument);
+    let read = with(&node.fake, &[Scope::Read], None, ()).map(|()| futures_util::stream::iter(stream(1)));
+    assert_eq!(code(client.register_stream(read).await), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_in_the_middle_says_where_and_how_much_is_done() {
+    let node = Node::leading(Fake::founded());
+    let mut client = TerminalsClient::new(node.channel().await);
+    let mut wrong = stream(9_000);
+    wrong[9].terminals[3].id = "a\nb".to_owned();
+    let answer = client.register_stream(streamed(&node, wrong)).await.expect("register").into_inner();
+    let stop = answer.stopped.expect("stopped");
+    assert_eq!((answer.registered, stop.item, stop.code.as_str()), (6_303, 6_303, "INVALID_ARGUMENT"));
+    assert!(stop.message.starts_with("terminals[6303].id"), "{}", stop.message);
+
+    node.fake.limit_terminals(17_000);
+    let answer =
+        client.register_stream(streamed(&node, stream(30_000))).await.expect("register").into_inner();
+    let stop = answer.stopped.expect("stopped");
+    assert_eq!(
+        (answer.registered + answer.updated, stop.item, stop.code.as_str()),
+        (15_000, 15_000, "RESOURCE_EXHAUSTED")
+    );
+    assert!(stop.message.contains("raise its quota"), "{}", stop.message);
+
+    let mut other = stream(2_000);
+    other[1].app = "shop".to_owned();
+    let answer = client.register_stream(streamed(&node, other)).await.expect("register").into_inner();
+    assert_eq!((answer.updated, answer.stopped.map(|stop| stop.item)), (700, Some(700)));
 }

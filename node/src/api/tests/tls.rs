@@ -64,7 +64,7 @@ async fn create(channel: Channel, request: Request<admin::CreateAppRequest>) -> 
 }
 
 fn app(name: &str) -> admin::CreateAppRequest {
-    admin::CreateAppRequest { name: name.to_owned() }
+    admin::CreateAppRequest { name: name.to_owned(), quotas: None }
 }
 
 #[tokio::test]

@@ -35,11 +35,11 @@ pub(super) struct BindQueue {
 }
 
 #[derive(Debug)]
-struct Job {
+pub(super) struct Job {
     link: LinkId,
-    edge: NodeId,
+    pub(super) edge: NodeId,
     request: u64,
-    bind: Bind,
+    pub(super) bind: Bind,
     stage: Stage,
     deadline_ms: u64,
     /// What the connection it takes over had not got acknowledged.
@@ -74,14 +74,11 @@ impl Leader {
     }
 
     fn start_bind(&mut self, now: Now, key: (AppId, TerminalId), mut job: Job, next: Option<Job>) {
-        let bind = &job.bind;
-        let revoked_until = self.tables.revoked_until(bind.app, &bind.terminal);
-        let void = bind.credential_issued_at != 0 && bind.credential_issued_at <= revoked_until;
-        if void || !self.tables.has_app(bind.app) {
-            self.refuse(job.link, job.request, RefuseReason::NotAuthorized);
+        if let Some(reason) = self.shuts_out(&job) {
+            self.refuse(job.link, job.request, reason);
             return self.next_bind(now, key, next);
         }
-        let own_receipts = (job.edge, bind.after_receipts);
+        let own_receipts = (job.edge, job.bind.after_receipts);
         job.deadline_ms = now.mono_ms + TAKEOVER_WAIT_MS;
         job.stage = match self.take_over(&job) {
             Some(stage) => stage,
@@ -89,6 +86,17 @@ impl Leader {
         };
         self.binds.insert(key.clone(), BindQueue { current: job, next });
         self.advance_bind(now, &key);
+    }
+
+    /// Why the connection may not be. Asked again when it is bound: much may have happened meanwhile.
+    fn shuts_out(&self, job: &Job) -> Option<RefuseReason> {
+        let bind = &job.bind;
+        let revoked_until = self.tables.revoked_until(bind.app, &bind.terminal);
+        let void = bind.credential_issued_at != 0 && bind.credential_issued_at <= revoked_until;
+        if void || !self.tables.has_app(bind.app) {
+            return Some(RefuseReason::NotAuthorized);
+        }
+        self.has_no_place_for(bind.app, &bind.terminal).then_some(RefuseReason::Quota)
     }
 
     /// Asks the edge that has the terminal now to let go, if it is linked; the edge of the new connection too, so that
@@ -261,7 +269,12 @@ impl Leader {
     fn finish_bind(&mut self, now: Now, key: &(AppId, TerminalId), no: Option<TerminalNo>, opened: Opened) {
         let Some(BindQueue { current, next }) = self.binds.remove(key) else { return };
         let still_linked = self.edge_of(current.link).is_some();
-        if still_linked {
+        if let Some(reason) = self.shuts_out(&current).filter(|_| still_linked) {
+            if opened.session.is_some() {
+                self.close_session_of(&current, opened.expiry_s);
+            }
+            self.refuse(current.link, current.request, reason);
+        } else if still_linked {
             let epoch = self.next_epoch();
             let who = no.map_or_else(|| Who::Named(key.0, key.1.clone()), Who::Numbered);
             if let Some((other, old)) = self.bound_as(key.0, &key.1).filter(|(other, _)| *other != who) {
@@ -275,7 +288,7 @@ impl Leader {
                 self.member_rebound(no, opened.present);
                 self.go_on(no, opened.outbound)
             });
-            self.set_binding(who, Binding { edge: current.edge, epoch, live: false });
+            self.set_binding(who, Binding { app: key.0, edge: current.edge, epoch, live: false });
             no.into_iter().for_each(|no| self.refresh_member(no));
             let bound = Bound {
                 no,

@@ -85,5 +85,7 @@ impl Leader {
         self.stats.sessions = self.tables.sessions_len();
         let apps = self.tables.apps();
         self.stats.retained = apps.iter().map(|(app, _)| self.tables.retained_len(*app)).sum();
+        // The hint that they changed may have been lost.
+        self.follow_quotas();
     }
 }

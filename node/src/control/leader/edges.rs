@@ -155,6 +155,7 @@ impl Leader {
         let Some(edge) = self.edges.get_mut(&node) else { return };
         if bound {
             edge.bound.insert(no);
+            self.seen.note(no);
         } else {
             edge.bound.remove(no);
             edge.live.remove(no);

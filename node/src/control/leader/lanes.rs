@@ -139,10 +139,10 @@ impl Leader {
         }
     }
 
-    pub(super) fn handle_publish(&mut self, link: LinkId, publish: Publish) {
+    pub(super) fn handle_publish(&mut self, now: Now, link: LinkId, publish: Publish) {
         let Publish { seq, body, .. } = publish;
         let Some(origin) = self.origin(link, Lane::Publish, seq) else { return };
-        let refused = self.refuses(&body);
+        let refused = self.refuses(now, &body);
         let shown = matches!(&body, PublishBody::Push { message, .. } if self.is_shown(message));
         let body = match body {
             // Its number is used up, so that the lane has no gap.
@@ -166,14 +166,15 @@ impl Leader {
         );
     }
 
-    /// Why this is not proposed. What only frees something is taken on a full disk too.
-    fn refuses(&self, body: &PublishBody) -> Option<RefuseReason> {
-        let frees = match body {
-            PublishBody::Push { .. } => false,
-            PublishBody::Retain { message, .. } => message.payload.is_empty(),
-            PublishBody::Release(_) => true,
+    /// Why this is not proposed: the disk is nearly full, or its app publishes faster than it may. What only frees
+    /// something is always taken.
+    fn refuses(&mut self, now: Now, body: &PublishBody) -> Option<RefuseReason> {
+        let message = match body {
+            PublishBody::Push { message, .. } => message,
+            PublishBody::Retain { message, .. } if !message.payload.is_empty() => message,
+            PublishBody::Retain { .. } | PublishBody::Release(_) => return None,
         };
-        (self.disk_full && !frees).then_some(RefuseReason::Quota)
+        (self.disk_full || self.admit(now, message.app).is_err()).then_some(RefuseReason::Quota)
     }
 
     pub(super) fn published(
@@ -250,7 +251,9 @@ fn holder(
 
 fn refuse_reason(refusal: &raft_store::Refusal) -> RefuseReason {
     match refusal {
-        raft_store::Refusal::TooManySubscriptions | raft_store::Refusal::RetainedQuota => RefuseReason::Quota,
+        raft_store::Refusal::TooManySubscriptions
+        | raft_store::Refusal::RetainedQuota
+        | raft_store::Refusal::StoredQuota(_) => RefuseReason::Quota,
         raft_store::Refusal::Stale => RefuseReason::Stale,
         _ => RefuseReason::NotAuthorized,
     }

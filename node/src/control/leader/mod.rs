@@ -14,6 +14,7 @@
 //! is made live at a point where everything up to `dispatched` was either handed to it or is not owed to it, so
 //! nothing falls between catching up and live.
 
+mod apps;
 mod bind;
 mod cluster;
 mod dispatch;
@@ -21,6 +22,7 @@ mod edges;
 mod lanes;
 mod pull;
 mod resume;
+mod seen;
 mod settle;
 mod shared;
 #[cfg(test)]
@@ -42,9 +44,11 @@ use fabric_core::link::{EdgeFilters, Handed, Presence, SharedGroups, Who};
 use raft_store::{Applied, Command, ProposeError, Tables, effect::AcceptedPush};
 use tokio::sync::oneshot;
 
+use apps::AppLimits;
 use bind::BindQueue;
 use lanes::Change;
 use resume::Resume;
+use seen::Seen;
 use shared::Leaving;
 
 use crate::api::backend::Holding;
@@ -98,6 +102,10 @@ pub(crate) enum Event {
     },
     /// Signing keys changed.
     KeysChanged,
+    /// Apps or their quotas changed.
+    AppsChanged,
+    /// Terminals of an app were deleted.
+    Deleted(AppId, Vec<(TerminalNo, TerminalId)>),
     /// Hints of credentials or keys were lost: edges learn of them when they resume.
     CredentialsUnknown,
     /// The answer to a proposal.
@@ -123,6 +131,10 @@ pub(crate) enum Question {
     Cancel(AppId, PushId, oneshot::Sender<Result<Applied, ProposeError>>),
     /// Where is this terminal, and may it hold this push?
     Holding(AppId, TerminalId, PushId, oneshot::Sender<Holding>),
+    /// Charge a push to an app; else, for how many milliseconds it must wait.
+    Admit(AppId, oneshot::Sender<Result<(), u64>>),
+    /// How many terminals of an app are connected?
+    Connected(AppId, oneshot::Sender<u64>),
     /// All linked edges.
     Edges(oneshot::Sender<Vec<super::EdgeInfo>>),
 }
@@ -230,6 +242,8 @@ enum Waiting {
     Cancelled(PushId, oneshot::Sender<Result<Applied, ProposeError>>),
     /// A roll-out that went badly is recalled.
     Halted(PushId),
+    /// Who was seen on this day.
+    Seen(u32, TerminalSet),
     /// Housekeeping of one kind: no second while one is under way.
     Chore(Chore),
     Nothing,
@@ -249,6 +263,8 @@ enum Chore {
     SettleOffline,
     CountTotals,
     PurgeReceipts,
+    RecordSeen,
+    RemoveApps,
 }
 
 /// See the module.
@@ -270,6 +286,8 @@ pub(crate) struct Leader {
     shared: SharedGroups,
     /// Members of shared subscription groups whose connection ended, and who hold something.
     leaving: BTreeMap<TerminalNo, Leaving>,
+    limits: AppLimits,
+    seen: Seen,
     /// Of the whole cluster, as of the last tick.
     stats: Stats,
     dispatched: PushId,
@@ -329,6 +347,8 @@ impl Leader {
             filters: EdgeFilters::default(),
             shared: SharedGroups::default(),
             leaving: BTreeMap::new(),
+            limits: AppLimits::new(tables.quotas()),
+            seen: Seen::new(now),
             stats: Stats::default(),
             dispatched,
             lost_from: PushId(0),
@@ -340,7 +360,8 @@ impl Leader {
             binds: BTreeMap::new(),
             waiting: BTreeMap::new(),
             changing: BTreeMap::new(),
-            chores: BTreeMap::new(),
+            // Edges tell whom they hold first.
+            chores: BTreeMap::from([(Chore::RecordSeen, now.mono_ms + seen::RECORD_EVERY_MS)]),
             actions: Vec::new(),
             disk_full: false,
             tables,
@@ -354,7 +375,7 @@ impl Leader {
         match event {
             Event::Control(link, frame) => self.handle_control(now, link, frame),
             Event::Session(link, request) => self.handle_session(now, link, request),
-            Event::Publish(link, publish) => self.handle_publish(link, publish),
+            Event::Publish(link, publish) => self.handle_publish(now, link, publish),
             Event::Receipts(link, receipts) => self.handle_receipts(link, receipts),
             Event::Transient(link, transient) => self.relay_transient(link, transient),
             Event::LinkClosed(link) => self.handle_link_closed(now, link),
@@ -365,12 +386,14 @@ impl Leader {
                 self.tell_all_edges(&LeaderControl::Revoke { app, terminal, issued_until });
             }
             Event::KeysChanged => self.tell_all_edges(&LeaderControl::Keys(self.tables.public_keys())),
+            Event::AppsChanged => self.follow_quotas(),
+            Event::Deleted(app, terminals) => self.terminals_deleted(now, app, terminals),
             Event::CredentialsUnknown => {
                 self.actions.extend(self.links.keys().map(|link| Action::Close(*link)));
             }
             Event::Applied(token, result) => self.handle_applied(now, token, result),
             Event::Confirmed(at_ms) => self.confirmed_ms = self.confirmed_ms.max(at_ms),
-            Event::Ask(question) => self.answer(question),
+            Event::Ask(question) => self.answer(now, question),
             Event::Tick => self.tick(now),
         }
         self.serve_groups(now);
@@ -392,6 +415,7 @@ impl Leader {
         self.expire_bind_waits(now);
         self.tick_groups(now);
         self.tell_who_forwards();
+        self.follow_day(now);
         self.do_chores(now);
         self.sum_stats();
     }
@@ -431,6 +455,7 @@ impl Leader {
                     self.settle_offline_again(push);
                 }
             }
+            Waiting::Seen(day, terminals) => self.seen_recorded(now, day, terminals, &result),
             Waiting::Chore(chore) => {
                 self.chores.insert(chore, 0);
             }
@@ -438,7 +463,7 @@ impl Leader {
         }
     }
 
-    fn answer(&mut self, question: Question) {
+    fn answer(&mut self, now: Now, question: Question) {
         // A caller that went away does not want its answer.
         match question {
             Question::Presence(app, terminal, reply) => {
@@ -453,6 +478,12 @@ impl Leader {
             Question::Cancel(app, push, reply) => self.cancel(app, push, reply),
             Question::Holding(app, terminal, push, reply) => {
                 let _ = reply.send(self.holding(app, &terminal, push));
+            }
+            Question::Admit(app, reply) => {
+                let _ = reply.send(self.admit(now, app));
+            }
+            Question::Connected(app, reply) => {
+                let _ = reply.send(self.presence.connected(app));
             }
             Question::Edges(reply) => {
                 let _ = reply.send(self.edge_infos());

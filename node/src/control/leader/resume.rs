@@ -69,8 +69,12 @@ impl Leader {
         if report.credential_issued_at != 0 && report.credential_issued_at <= revoked_until {
             return self.unbind(link, report, UnbindReason::Revoked);
         }
+        let is_gone = |no: TerminalNo| no.is_registered() && self.tables.terminal_by_no(no).is_none();
+        if report.no.is_some_and(is_gone) || !self.tables.has_app(report.app) {
+            return self.unbind(link, report, UnbindReason::Deleted);
+        }
         let who = report.no.map_or_else(|| self.who(report.app, &report.terminal), Who::Numbered);
-        let binding = Binding { edge: node, epoch: report.epoch, live: report.live };
+        let binding = Binding { app: report.app, edge: node, epoch: report.epoch, live: report.live };
         match self.presence.bind(who.clone(), binding) {
             // A newer binding won while this edge was away.
             Err(_) => return self.unbind(link, report, UnbindReason::TakenOver),

@@ -14,7 +14,7 @@ use cluster_proto::{
 use raft_store::{Applied, Command, CommandBody, ProposeError, tables::Counts};
 use tokio::sync::oneshot;
 
-use super::{Action, Chore, Leader, Now, Waiting};
+use super::{Action, Chore, Leader, Now, Waiting, apps::REMOVE_EVERY_MS, seen::RECORD_EVERY_MS};
 
 /// Most pushes expired, rescanned or purged by one command.
 const PUSHES_PER_CHORE: usize = 256;
@@ -50,6 +50,8 @@ impl Leader {
         self.chore(now, Chore::SettleOffline, 0, Self::settle_offline_pushes);
         self.chore(now, Chore::CountTotals, COUNT_EVERY_MS, Self::count_totals);
         self.chore(now, Chore::PurgeReceipts, PURGE_EVERY_MS, Self::purge_receipts);
+        self.chore(now, Chore::RecordSeen, RECORD_EVERY_MS, Self::record_seen);
+        self.chore(now, Chore::RemoveApps, REMOVE_EVERY_MS, Self::remove_apps);
     }
 
     fn chore(&mut self, now: Now, chore: Chore, every_ms: u64, start: impl FnOnce(&mut Self, Now)) {
@@ -62,7 +64,7 @@ impl Leader {
     }
 
     /// Until the proposal is answered the chore is not started again (and for at most so long, should it be lost).
-    fn under_way(&mut self, now: Now, chore: Chore) {
+    pub(super) fn under_way(&mut self, now: Now, chore: Chore) {
         self.chores.insert(chore, now.mono_ms + 10_000);
     }
 

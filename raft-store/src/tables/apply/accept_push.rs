@@ -5,12 +5,11 @@ use cluster_proto::{
     link::{Inbound, Origin},
 };
 
-use super::app_exists;
 use crate::{
     Applied, Refusal,
     command::{AcceptPush, IdempotencyKey},
     tables::{
-        accept,
+        accept, apps,
         error::StoreError,
         exchanges, keys,
         resolve::{self, About},
@@ -28,9 +27,9 @@ pub(super) fn accept(
 ) -> Result<Applied, StoreError> {
     let AcceptPush { mut message, audience, online, ttl_ms, options, retained_ttl_ms, exchange, idempotency } =
         accept;
-    if !app_exists(txn, message.app)? {
+    let Some(app) = apps::find(txn, message.app)? else {
         return Ok(Applied::Refused(Refusal::UnknownApp));
-    }
+    };
     if let Some(answer) = answered_before(txn, message.app, idempotency.as_ref())? {
         return Ok(answer);
     }
@@ -41,18 +40,24 @@ pub(super) fn accept(
     }
     // Whom a push is owed to follows from its audience, whoever wrote the message.
     message.kind = audience.kind();
-    let about = About { online: online.as_ref(), ..About::message(&message) };
+    let about = About { online: online.as_ref(), ..About::message(&message, txn.now_ms()) };
     let audience = match resolve::audience(txn, &audience, &about)? {
         Ok(audience) => audience,
         Err(refusal) => return Ok(Applied::Refused(refusal)),
     };
-    if message.retain
-        && let Err(refusal) = retained::keep(txn, &message, retained_ttl_ms, Live::Audience)?
+    let len = audience.len();
+    let by_back_end = origin.is_none() || idempotency.is_some();
+    let size = if accept::is_kept(&message, len, by_back_end) { message.size() as u64 } else { 0 };
+    if size > 0
+        && let Err(refusal) = apps::check_stored(txn, message.app, &app, size, None)?
     {
         return Ok(Applied::Refused(refusal));
     }
-    let len = audience.len();
-    let by_back_end = origin.is_none() || idempotency.is_some();
+    if message.retain
+        && let Err(refusal) = retained::keep(txn, &message, retained_ttl_ms, Live::Audience, size)?
+    {
+        return Ok(Applied::Refused(refusal));
+    }
     let push = accept::push(txn, message, audience, ttl_ms, options, idempotency.as_ref(), by_back_end)?;
     if let Some(exchange) = &exchange {
         exchanges::accept(txn, exchange, &InboundRow { push, audience: len });

@@ -8,6 +8,7 @@ mod apps;
 mod edges;
 mod pushes;
 mod receipts;
+mod removal;
 mod retained;
 mod sessions;
 mod terminals;
@@ -17,12 +18,8 @@ use cluster_proto::{AppId, TerminalNo, link::Origin};
 
 pub(super) use self::apps::create_default_app;
 use super::{
-    error::StoreError,
-    exchanges, keys,
-    records::EntryPosition,
-    refusals, subscriptions,
-    txn::Txn,
-    value::{AppRow, SessionRow},
+    apps as tables_apps, error::StoreError, exchanges, records::EntryPosition, refusals, subscriptions,
+    txn::Txn, value::SessionRow,
 };
 use crate::{Applied, Command, CommandBatch, CommandBody};
 
@@ -67,7 +64,7 @@ fn command(txn: &mut Txn<'_>, command: Command) -> Result<Applied, StoreError> {
 
 fn body(txn: &mut Txn<'_>, origin: Option<&Origin>, body: CommandBody) -> Result<Applied, StoreError> {
     match body {
-        CommandBody::CreateApp { name } => apps::create(txn, name),
+        CommandBody::CreateApp { name, quotas } => apps::create(txn, name, quotas),
         CommandBody::InstallKey(key) => apps::install_key(txn, &key),
         CommandBody::RegisterTerminals { app, terminals } => terminals::register(txn, app, &terminals),
         CommandBody::Revoke { app, terminal, issued_until } => {
@@ -103,11 +100,19 @@ fn body(txn: &mut Txn<'_>, origin: Option<&Origin>, body: CommandBody) -> Result
         CommandBody::AdvanceWebhook { app, generation, place, is_gone } => {
             webhooks::advance(txn, app, generation, place, is_gone)
         }
+        CommandBody::SetQuotas { app, change } => apps::set_quotas(txn, app, &change),
+        CommandBody::DeleteApp { app } => apps::delete(txn, app),
+        CommandBody::RemoveApp { app, limit } => removal::step(txn, app, limit),
+        CommandBody::UpdateTerminals { app, terminals, change } => {
+            terminals::change_labels(txn, app, &terminals, &change)
+        }
+        CommandBody::DeleteTerminals { app, terminals } => terminals::delete(txn, app, &terminals),
+        CommandBody::RecordSeen { day, terminals } => terminals::record_seen(txn, day, &terminals),
     }
 }
 
 fn app_exists(txn: &Txn<'_>, app: AppId) -> Result<bool, StoreError> {
-    Ok(txn.read::<AppRow>(&keys::app(app))?.is_some())
+    Ok(tables_apps::find(txn, app)?.is_some())
 }
 
 /// The answer to CONNECT where a session goes on, with all it goes on with.

@@ -5,7 +5,7 @@ use cluster_proto::{AppId, PushId, TerminalSet};
 use crate::{
     Applied, Effect, Refusal,
     tables::{
-        GROUP,
+        GROUP, apps,
         db::Read as _,
         error::StoreError,
         keys, numbers, owed,
@@ -88,7 +88,8 @@ fn with_plan(txn: &Txn<'_>, app: AppId, push: PushId) -> Result<Option<PushSets>
     Ok(sets.filter(|sets| sets.row.app == app && sets.row.release.is_some()))
 }
 
-fn remove(txn: &mut Txn<'_>, id: PushId) -> Result<(), StoreError> {
+/// Removes a settled push, all but its place in the queue of those.
+pub(super) fn remove(txn: &mut Txn<'_>, id: PushId) -> Result<(), StoreError> {
     let Some(push) = PushSets::open(txn, id)? else { return Ok(()) };
     release::remove_waves(txn, &push)?;
     if let AudienceRow::Broad(_) = push.row.audience {
@@ -99,13 +100,14 @@ fn remove(txn: &mut Txn<'_>, id: PushId) -> Result<(), StoreError> {
     if let Some(key) = &push.row.idempotency {
         txn.delete(keys::idempotency(push.row.app, key));
     }
+    apps::count_bytes(txn, push.row.app, -(push.row.size as i64))?;
     txn.delete(keys::payload(id));
     txn.delete(keys::push(id));
     Ok(())
 }
 
 /// Moves the counter over what is purged, so that nothing scans over it again.
-fn find_oldest(txn: &mut Txn<'_>) -> Result<(), StoreError> {
+pub(super) fn find_oldest(txn: &mut Txn<'_>) -> Result<(), StoreError> {
     let next = PushId::new(GROUP, txn.head.last_push + 1);
     let mut oldest = None;
     txn.scan(&keys::push(PushId::new(GROUP, txn.head.oldest_push)), keys::push(next), &mut |key, _| {

@@ -20,7 +20,7 @@ pub(super) fn retain(
     if !app_exists(txn, message.app)? {
         return Ok(Applied::Refused(Refusal::UnknownApp));
     }
-    Ok(match retained::keep(txn, message, ttl_ms, Live::Relay)? {
+    Ok(match retained::keep(txn, message, ttl_ms, Live::Relay, 0)? {
         Ok(()) => Applied::Done,
         Err(refusal) => Applied::Refused(refusal),
     })

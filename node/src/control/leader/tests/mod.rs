@@ -1,5 +1,6 @@
 //! The leader over real tables: proposals are applied at once, edges are scripts.
 
+mod apps;
 mod binds;
 mod cluster;
 mod dispatch;

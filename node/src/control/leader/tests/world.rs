@@ -12,7 +12,7 @@ use cluster_proto::{
 };
 use raft_store::{
     CommandBatch, Effect,
-    command::{NewTerminal, PushOptions},
+    command::{NewTerminal, PushOptions, Quotas},
     tables::{self, EntryPosition, StateMachine},
 };
 
@@ -80,7 +80,7 @@ impl World {
             commits: true,
             held: Vec::new(),
         };
-        world.apply(CommandBody::CreateApp { name: "default".to_owned() });
+        world.apply(CommandBody::CreateApp { name: "default".to_owned(), quotas: Quotas::default() });
         world
     }
 
@@ -99,6 +99,10 @@ impl World {
             match effect {
                 Effect::Accepted(push) => self.leader.handle(self.now, Event::Accepted(push)),
                 Effect::Cancelled(push) => self.leader.handle(self.now, Event::Cancelled(push)),
+                Effect::AppsChanged => self.leader.handle(self.now, Event::AppsChanged),
+                Effect::Deleted { app, terminals, .. } => {
+                    self.leader.handle(self.now, Event::Deleted(app, terminals));
+                }
                 _ => {}
             }
         }
