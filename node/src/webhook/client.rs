@@ -157,6 +157,17 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{convert::Infallible, io::Write as _, sync::Arc};
+
+    use cluster_proto::AppId;
+    use http_body_util::Empty;
+    use hyper::{server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use raft_store::receipts::ReceiptCursor;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
 
     #[test]
@@ -190,5 +201,63 @@ mod tests {
             let told = check_url(url, true).expect_err(url);
             assert!(told.contains(why), "{url}: {told}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_receiver_is_called_over_tls_if_its_authority_is_known() {
+        let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("certificate");
+        let address = serve(&pair).await;
+        let mut ca = tempfile::NamedTempFile::new().expect("file");
+        ca.write_all(pair.cert.pem().as_bytes()).expect("write");
+        let url = check_url(&format!("https://localhost:{}/hook", address.port()), false).expect("url");
+        let next = ReceiptCursor::deltas(AppId(1), 1, 0);
+        let post = Post { id: "rcpt_1".to_owned(), body: "{}".into(), next };
+        let post = async |ca: Option<&Path>| {
+            let client = Client::new(ca, Duration::from_secs(20)).expect("client");
+            client.post(&url, &Secret(vec![7; 32]), &post).await
+        };
+        assert_eq!(post(Some(ca.path())).await, Answer::Taken);
+        let Answer::Failed(why) = post(None).await else { panic!("a certificate of nobody was trusted") };
+        assert!(why.contains("certificate"), "{why}");
+        let missing = Client::new(Some(Path::new("/nowhere/ca.pem")), Duration::from_secs(1));
+        assert!(missing.expect_err("no file").to_string().contains("webhook.ca"));
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_does_not_answer_is_given_up_in_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let url = format!("http://{}/", listener.local_addr().expect("address"));
+        let url = check_url(&url, false).expect("url");
+        let client = Client::new(None, Duration::from_millis(50)).expect("client");
+        let next = ReceiptCursor::deltas(AppId(1), 1, 0);
+        let post = Post { id: "rcpt_1".to_owned(), body: "{}".into(), next };
+        let answer = client.post(&url, &Secret(vec![7; 32]), &post).await;
+        assert_eq!(answer, Answer::Failed("no answer within 50 ms".to_owned()));
+    }
+
+    /// Answers one request after the other with 204, over TLS.
+    async fn serve(pair: &rcgen::CertifiedKey<rcgen::KeyPair>) -> std::net::SocketAddr {
+        let key = PrivateKeyDer::try_from(pair.signing_key.serialize_der()).expect("key");
+        let tls = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.cert.der().clone()], key)
+            .expect("certificate");
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // A client that does not trust it hangs up.
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                let service = service_fn(|_| async {
+                    let answer = http::Response::builder().status(204).body(Empty::<bytes::Bytes>::new());
+                    Ok::<_, Infallible>(answer.expect("answer"))
+                });
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        address
     }
 }

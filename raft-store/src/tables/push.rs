@@ -68,7 +68,8 @@ impl PushSets {
         Ok(small::settle(txn, self.id, &waves, targets, terminals, state))
     }
 
-    /// One block of a broad push; answers who is newly in the state. Where nothing is pending any more, nothing is owed.
+    /// One block of a broad push; answers who is newly in the state. Where nothing is pending any more, nothing is
+    /// owed.
     fn settle_block(
         &mut self,
         txn: &mut Txn<'_>,

@@ -93,7 +93,11 @@ pub(super) fn purge(
             removed.push(key.to_vec());
             Ok(true)
         })?;
-        count.first_at_ms = first_at_ms.unwrap_or(0);
+        match first_at_ms {
+            Some(first_at_ms) => count.first_at_ms = first_at_ms,
+            // Whatever was counted: nothing is left.
+            None => (count.first_at_ms, count.rows, count.bytes) = (0, 0, 0),
+        }
         removed.into_iter().for_each(|key| txn.delete(key));
         txn.put(keys::receipt_count(app), &count);
     }
