@@ -251,7 +251,12 @@ pub struct AcceptPush {
 
 /// How a push is handed out. The default: at once, to everyone, in its turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PushOptions {}
+pub struct PushOptions {
+    /// It overtakes ordinary pushes that wait for the same terminal.
+    pub urgent: bool,
+    /// The newest push of the app with this key replaces older ones that were not handed out. At most 128 bytes, not empty.
+    pub collapse_key: Option<String>,
+}
 
 /// See [`AcceptPush::idempotency`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,9 @@
 //! |---|---|---|
 //! | not sent, or answered "not the leader" | tried again until `ROUTE_WITHIN`, then UNAVAILABLE | the same |
 //! | sent, and no answer | the same | UNKNOWN: it may have been done |
+//!
+//! A stream of requests is passed on as it comes, to one leader, and never made again: its caller is told the same, and
+//! opens another.
 
 use std::{
     convert::Infallible,
@@ -82,6 +85,8 @@ enum Kind {
     Read,
     /// May have been done when its answer is lost.
     Write,
+    /// Writes without an end: what was answered is done, of the rest the same holds.
+    Stream,
 }
 
 /// See the module.
@@ -185,6 +190,10 @@ impl Forward {
             return answer_here(inner, Request::from_parts(parts, body)).await;
         }
         let hops = hops(&parts.headers);
+        if kind == Kind::Stream {
+            let call = Call { parts, bytes: Bytes::new(), kind, operator, hops };
+            return self.pass_stream(call, body, inner).await;
+        }
         let bytes = body::collect(body, REQUEST_LEN_MAX).await?;
         let call = Call { parts, bytes, kind, operator, hops };
         match self.try_until_answered(&call, inner.clone()).await {
@@ -257,6 +266,55 @@ impl Forward {
         }
     }
 
+    /// To whoever leads now, or within the time that a call looks for a leader.
+    async fn pass_stream<S>(mut self, call: Call, body: Body, inner: S) -> Result<Response<Body>, Status>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send + 'static,
+        S::Future: Send,
+    {
+        let deadline = Instant::now() + if call.hops == 0 { ROUTE_WITHIN } else { Duration::ZERO };
+        let remote = loop {
+            let target = self.target.borrow_and_update().clone();
+            match target {
+                Target::Here => return answer_here(inner, call.request(body)).await,
+                Target::Leader(remote) => break remote,
+                Target::Any(remotes) => {
+                    let any = remotes.get(rand::random_range(0..remotes.len().max(1)));
+                    break any
+                        .cloned()
+                        .ok_or_else(|| status::unavailable("this node does not know a control node"))?;
+                }
+                Target::Nowhere if Instant::now() >= deadline => {
+                    return Err(status::unavailable("there is no leader now"));
+                }
+                Target::Nowhere => self.pause(&Target::Nowhere, deadline).await,
+            }
+        };
+        if call.hops >= HOPS_MAX {
+            return Err(status::unavailable("the nodes do not agree on the leader yet"));
+        }
+        let address = |error: &dyn std::fmt::Display| {
+            status::unavailable(&format!("the leader's address {:?}: {error}", remote.api))
+        };
+        let mut channel = self.channels.to(&remote.api).map_err(|error| address(&error))?;
+        counter!(API_FORWARDED_TOTAL).increment(1);
+        let sent = Sent::default();
+        let mut request = call.request(body::watched(body, sent.clone()));
+        call.mark(request.headers_mut());
+        let answered = async {
+            channel.ready().await?;
+            channel.call(request).await
+        };
+        match answered.await {
+            Ok(response) => Ok(response.map(|body| body::answer(body, call.broken()))),
+            Err(_) if sent.is_sent() => {
+                counter!(API_UNKNOWN_TOTAL).increment(1);
+                Err(status::unknown("the leader was lost while the stream was open"))
+            }
+            Err(error) => Err(address(&chain(&error))),
+        }
+    }
+
     async fn there(&mut self, call: &Call, remote: &Remote) -> Result<Try, Status> {
         if call.hops >= HOPS_MAX {
             return Ok(Try::NotDone(status::unavailable("the nodes do not agree on the leader yet")));
@@ -302,7 +360,7 @@ impl Call {
     /// The call's status where its answer breaks off.
     fn broken(&self) -> Status {
         match self.kind {
-            Kind::Write => status::unknown("the leader was lost while it answered"),
+            Kind::Write | Kind::Stream => status::unknown("the leader was lost while it answered"),
             _ => Status::unavailable("the leader was lost while it answered; try again"),
         }
     }
@@ -349,8 +407,10 @@ fn hops(headers: &HeaderMap) -> u8 {
 
 /// The methods by path, and what they need; any other path is refused by the services here.
 fn method(path: &str) -> (&'static str, Kind) {
-    const METHODS: [(&str, Kind); 24] = [
+    const METHODS: [(&str, Kind); 26] = [
         ("/carillon.v1.Pushes/Push", Kind::Write),
+        ("/carillon.v1.Pushes/PushBatch", Kind::Write),
+        ("/carillon.v1.Pushes/PushStream", Kind::Stream),
         ("/carillon.v1.Pushes/DryRun", Kind::Read),
         ("/carillon.v1.Pushes/Cancel", Kind::Write),
         ("/carillon.v1.Pushes/Status", Kind::Read),
@@ -413,7 +473,11 @@ mod tests {
             for rpc in &service.method {
                 let path = format!("/carillon.v1.{}/{}", service.name(), rpc.name());
                 assert_ne!(method(&path), ("", Kind::Local), "{path} is not routed");
-                assert!(!rpc.client_streaming(), "{path}: requests are kept whole to be sent again");
+                assert_eq!(
+                    rpc.client_streaming(),
+                    method(&path).1 == Kind::Stream,
+                    "{path}: requests are kept whole to be sent again, unless they have no end"
+                );
             }
         }
     }

@@ -10,13 +10,14 @@
 //! - [`auth`]: who calls, and what they may.
 //! - [`backend`]: what the services need of the control group.
 //! - [`status`]: our errors as gRPC codes, the only place.
-//! - `pushes`, `terminals`, `apps`, `cluster`: one file per service; `validate`: what requests must
+//! - `pushes` (with `batches`), `terminals`, `apps`, `cluster`: one file per service; `validate`: what requests must
 //!   be, `audience`: what they may say about whom a push is for.
 
 mod apps;
 mod audience;
 pub mod auth;
 pub mod backend;
+mod batches;
 mod body;
 mod channels;
 mod cluster;

@@ -138,6 +138,11 @@ impl Client {
         }
     }
 
+    /// How long it may be tried.
+    pub(super) fn within(&self) -> Duration {
+        self.within
+    }
+
     /// Every address by itself, for what each node says of itself.
     pub(super) async fn each<M, T, F, Fut>(&mut self, message: M, send: F) -> Result<Vec<T>, Failure>
     where
@@ -234,7 +239,7 @@ fn unknown(why: &str) -> Failure {
 }
 
 /// As the documentation and other tools write it.
-fn code_name(code: Code) -> String {
+pub(super) fn code_name(code: Code) -> String {
     let mut name = String::new();
     for c in format!("{code:?}").chars() {
         if c.is_ascii_uppercase() && !name.is_empty() {

@@ -10,7 +10,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, CommandBody, Refusal,
-    command::{AcceptPush, SigningKey},
+    command::{AcceptPush, PushOptions, SigningKey},
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::{Semaphore, watch};
@@ -114,6 +114,16 @@ impl Fake {
 
     pub(super) fn pushes(&self) -> usize {
         self.lock().pushes.len()
+    }
+
+    /// How the pushes are handed out.
+    pub(super) fn options(&self) -> Vec<PushOptions> {
+        self.lock().pushes.iter().map(|(push, ..)| push.options.clone()).collect()
+    }
+
+    /// Another node leads.
+    pub(super) fn step_down(&self) {
+        self.leadership.send_modify(|leadership| leadership.is_leader = false);
     }
 
     /// An edge has not told the leader yet whom it holds.
