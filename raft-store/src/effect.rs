@@ -42,4 +42,6 @@ pub struct AcceptedPush {
     pub qos0: TerminalSet,
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
+    /// It overtakes ordinary ones.
+    pub urgent: bool,
 }

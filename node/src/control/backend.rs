@@ -166,8 +166,9 @@ impl Control for ControlHandle {
     }
 
     fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize {
-        let upto = PushId(push.0.saturating_sub(1));
-        self.group().tables().owed(no, PushId(0), upto, 0, limit).len()
+        let tables = self.group().tables();
+        let is_urgent = tables.push(push).is_some_and(|record| record.options.urgent);
+        tables.owed_before(no, push, is_urgent, limit)
     }
 
     fn targets(&self, push: PushId, state: State) -> Option<TerminalSet> {

@@ -34,7 +34,7 @@ pub(crate) fn push(
 ) -> Result<PushId, StoreError> {
     txn.head.last_push += 1;
     let push = PushId::new(GROUP, txn.head.last_push);
-    let expires_at_ms = txn.now_ms().saturating_add(ttl_ms);
+    let (expires_at_ms, urgent) = (txn.now_ms().saturating_add(ttl_ms), options.urgent);
     let (shown, qos0) = (audience.shown, TerminalSet(audience.union(|part| &part.qos0)));
     let is_kept = audience.len() > 0 || message.kind == PushKind::Identity || by_back_end;
     let pending = if is_kept {
@@ -67,6 +67,7 @@ pub(crate) fn push(
         shown,
         qos0,
         expires_at_ms,
+        urgent,
     })));
     Ok(push)
 }
@@ -87,15 +88,15 @@ fn store(
     qos0: &RoaringBitmap,
 ) -> Result<RoaringBitmap, StoreError> {
     let all = audience.union(|part| &part.any);
-    let value = sets.owed_value();
+    let (value, of) = (sets.owed_value(), (sets.id, sets.row.options.urgent));
     txn.insert(keys::expiry(sets.row.expires_at_ms, sets.id), &());
     let pending = if all.len() <= SMALL_AUDIENCE_MAX as u64 {
-        let targets = small::accept(txn, sets.id, &all, qos0, value)?;
+        let targets = small::accept(txn, of, &all, qos0, value)?;
         let pending = small::in_state(&targets, State::Pending);
         sets.row.audience = AudienceRow::Small(targets);
         pending
     } else {
-        sets.row.audience = AudienceRow::Broad(broad::accept(txn, sets.id, audience, value));
+        sets.row.audience = AudienceRow::Broad(broad::accept(txn, of, audience, value));
         all
     };
     sets.close(txn);

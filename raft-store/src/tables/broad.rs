@@ -16,13 +16,13 @@ use crate::tables::resolve::Resolved;
 /// Makes the sets of a new push; answers its counts.
 pub(crate) fn accept(
     txn: &mut Txn<'_>,
-    push: PushId,
+    (push, urgent): (PushId, bool),
     audience: Resolved,
     value: OwedValue,
 ) -> Vec<(u8, u64)> {
     let len = audience.len();
     for (block, part) in audience.blocks {
-        txn.insert(keys::block_pending(block, push), &value);
+        txn.insert(keys::block_pending(urgent, block, push), &value);
         txn.insert_block(push, block, part.any, part.qos0);
     }
     vec![(State::Pending.code(), len)]
@@ -31,7 +31,7 @@ pub(crate) fn accept(
 /// Settles terminals of one block.
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
-    push: PushId,
+    (push, urgent): (PushId, bool),
     counts: &mut Vec<(u8, u64)>,
     block: u16,
     terminals: &RoaringBitmap,
@@ -42,14 +42,14 @@ pub(crate) fn settle(
     subtract(counts, State::Pending, settled.from_pending);
     subtract(counts, State::Sent, settled.from_sent);
     if settled.from_pending > 0 && is_settled {
-        txn.delete(keys::block_pending(block, push));
+        txn.delete(keys::block_pending(urgent, block, push));
     }
     Ok(())
 }
 
 pub(crate) fn withdraw(
     txn: &mut Txn<'_>,
-    push: PushId,
+    (push, urgent): (PushId, bool),
     counts: &mut Vec<(u8, u64)>,
     in_flight: &RoaringBitmap,
     value: OwedValue,
@@ -57,9 +57,9 @@ pub(crate) fn withdraw(
 ) -> Result<(), StoreError> {
     for block in blocks(txn, push)? {
         let pending = txn.block(push, block)?.pending.clone();
-        settle(txn, push, counts, block, &(&pending - in_flight), state)?;
+        settle(txn, (push, urgent), counts, block, &(&pending - in_flight), state)?;
         if !pending.is_disjoint(in_flight) {
-            txn.put(keys::block_pending(block, push), &value);
+            txn.put(keys::block_pending(urgent, block, push), &value);
         }
     }
     Ok(())

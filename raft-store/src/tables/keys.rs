@@ -110,6 +110,8 @@ mod tag {
 
     pub(super) const OWED: u8 = 0x50;
     pub(super) const BLOCK_PENDING: u8 = 0x51;
+    pub(super) const URGENT_OWED: u8 = 0x52;
+    pub(super) const URGENT_BLOCK_PENDING: u8 = 0x53;
 
     pub(super) const SET: u8 = 0x60;
 
@@ -482,23 +484,32 @@ pub(crate) fn retained_message(app: AppId, topic: &str) -> Key {
 }
 
 /// (terminal, push): pending, of a small audience.
-pub(crate) fn owed(no: TerminalNo, push: PushId) -> Key {
-    Builder::new(tag::OWED).u32(no.0).u64(push.0).done()
+pub(crate) fn owed(urgent: bool, no: TerminalNo, push: PushId) -> Key {
+    owed_tag(urgent).u32(no.0).u64(push.0).done()
 }
 
-/// All small pushes pending for a terminal.
-pub(crate) fn owed_by(no: TerminalNo) -> Key {
-    Builder::new(tag::OWED).u32(no.0).done()
+/// All small pushes of a priority pending for a terminal.
+pub(crate) fn owed_by(urgent: bool, no: TerminalNo) -> Key {
+    owed_tag(urgent).u32(no.0).done()
 }
 
 /// (block, push): a broad push with pending terminals in the block.
-pub(crate) fn block_pending(block: u16, push: PushId) -> Key {
-    Builder::new(tag::BLOCK_PENDING).u16(block).u64(push.0).done()
+pub(crate) fn block_pending(urgent: bool, block: u16, push: PushId) -> Key {
+    block_pending_tag(urgent).u16(block).u64(push.0).done()
 }
 
-/// All broad pushes pending in a block.
-pub(crate) fn block_pendings(block: u16) -> Key {
-    Builder::new(tag::BLOCK_PENDING).u16(block).done()
+/// All broad pushes of a priority pending in a block.
+pub(crate) fn block_pendings(urgent: bool, block: u16) -> Key {
+    block_pending_tag(urgent).u16(block).done()
+}
+
+/// Urgent pushes lie apart, so that they are read first and ordinary reads never meet them.
+fn owed_tag(urgent: bool) -> Builder {
+    Builder::new(if urgent { tag::URGENT_OWED } else { tag::OWED })
+}
+
+fn block_pending_tag(urgent: bool) -> Builder {
+    Builder::new(if urgent { tag::URGENT_BLOCK_PENDING } else { tag::BLOCK_PENDING })
 }
 
 /// (push, block, kind) → bitmap. The block comes before the kind, so that all that is known of one block of
@@ -629,8 +640,12 @@ mod tests {
     fn keys_sort_in_scan_order() {
         let (app_1, no, p) = (AppId(1), TerminalNo(7), PushId(9));
         let ascending = [
-            vec![owed(no, PushId(255)), owed(no, PushId(256)), owed(TerminalNo(8), PushId(0))],
-            vec![block_pending(1, PushId(u64::MAX)), block_pending(2, PushId(0))],
+            vec![
+                owed(false, no, PushId(255)),
+                owed(false, no, PushId(256)),
+                owed(false, TerminalNo(8), PushId(0)),
+            ],
+            vec![block_pending(false, 1, PushId(u64::MAX)), block_pending(false, 2, PushId(0))],
             vec![set(p, 0, 5), set(p, 1, 0), set(p, 256, 0), set(PushId(10), 0, 0)],
             vec![expiry(999, PushId(u64::MAX)), expiry(1000, PushId(0))],
             vec![terminal_id(app_1, &id("a")), terminal_id(app_1, &id("b")), terminal_id(AppId(2), &id("a"))],
@@ -684,7 +699,7 @@ mod tests {
             wildcards(),
             withdrawns(),
             retained_message(AppId(1), "a"),
-            owed_by(TerminalNo(0)),
+            owed_by(false, TerminalNo(0)),
             set_blocks(PushId(1)),
             retained_count(AppId(1)),
         ];
@@ -696,7 +711,7 @@ mod tests {
     fn fields_come_back_out() {
         let key = set(PushId(4), 0x0102, 16);
         assert_eq!(block_and_kind_of(&key), Some((0x0102, 16)));
-        assert_eq!(push_of(&owed(TerminalNo(1), PushId(77))), Some(PushId(77)));
+        assert_eq!(push_of(&owed(false, TerminalNo(1), PushId(77))), Some(PushId(77)));
         assert_eq!(no_of(&session_expiry(5, TerminalNo(6))), Some(TerminalNo(6)));
         assert_eq!(time_of(&session_expiry(5, TerminalNo(6))), Some(5));
         assert_eq!(text_of(&terminal_id(AppId(3), &id("tv-1"))), Some("tv-1"));
@@ -725,7 +740,10 @@ mod tests {
             (in_block(tagged_blocks(AppId(1), "k", "v"), 2), "1600000001000000016b00000001760002"),
             (in_block(aliased_blocks(AppId(1), "u"), 2), "170000000100000001750002"),
             (push(PushId(258)), "300000000000000102"),
-            (owed(TerminalNo(3), PushId(4)), "50000000030000000000000004"),
+            (owed(false, TerminalNo(3), PushId(4)), "50000000030000000000000004"),
+            (owed(true, TerminalNo(3), PushId(4)), "52000000030000000000000004"),
+            (block_pending(false, 3, PushId(4)), "5100030000000000000004"),
+            (block_pending(true, 3, PushId(4)), "5300030000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),
             (will_due(258, TerminalNo(3)), "27000000000000010200000003"),
             (outbound(TerminalNo(3), 4), "2800000003000004"),

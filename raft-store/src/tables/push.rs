@@ -35,11 +35,12 @@ impl PushSets {
         state: State,
     ) -> Result<(), StoreError> {
         debug_assert_ne!(state, State::Pending, "pending is where a push begins");
+        let of = (self.id, self.row.options.urgent);
         match &mut self.row.audience {
-            AudienceRow::Small(targets) => small::settle(txn, self.id, targets, terminals, state),
+            AudienceRow::Small(targets) => small::settle(txn, of, targets, terminals, state),
             AudienceRow::Broad(counts) => {
                 for (block, terminals) in by_block(terminals) {
-                    broad::settle(txn, self.id, counts, block, &terminals, state)?;
+                    broad::settle(txn, of, counts, block, &terminals, state)?;
                 }
             }
         }
@@ -62,13 +63,10 @@ impl PushSets {
         txn.put(keys::withdrawn(self.id), &());
         let owed = self.owed_value();
         self.settle(txn, &(exchanges::handed_out(txn, self.id)? - in_flight), State::Sent)?;
+        let of = (self.id, self.row.options.urgent);
         match &mut self.row.audience {
-            AudienceRow::Small(targets) => {
-                small::withdraw(txn, self.id, targets, in_flight, owed, reason.state())
-            }
-            AudienceRow::Broad(counts) => {
-                broad::withdraw(txn, self.id, counts, in_flight, owed, reason.state())?
-            }
+            AudienceRow::Small(targets) => small::withdraw(txn, of, targets, in_flight, owed, reason.state()),
+            AudienceRow::Broad(counts) => broad::withdraw(txn, of, counts, in_flight, owed, reason.state())?,
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cluster_proto::{
     AppId, Audience, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo, TerminalSet,
     credential::PublicKey,
-    link::{Lane, Origin, Outbound, RetainedMessage, Subscription},
+    link::{After, Lane, Origin, Outbound, RetainedMessage, Subscription},
 };
 
 use super::{
@@ -200,6 +200,7 @@ impl Tables {
                 message: Arc::new(message),
                 accepted_at_ms: row.accepted_at_ms,
                 expires_at_ms: row.expires_at_ms,
+                options: row.options,
                 audience_len: row.audience_len,
                 withdrawn: row.withdrawn,
                 settled_at_ms: row.settled_at_ms,
@@ -254,7 +255,7 @@ impl Tables {
     }
 
     /// Pushes pending for a terminal with ids in `after+1..=upto` that may still be handed out at `now_ms`,
-    /// ascending.
+    /// ascending, whatever their priority.
     pub fn owed(
         &self,
         no: TerminalNo,
@@ -264,6 +265,24 @@ impl Tables {
         limit: usize,
     ) -> Vec<OwedRow> {
         self.ask(|view| owed::list(view, no, (after, upto), now_ms, limit))
+    }
+
+    /// What a terminal is to be handed next: pushes as in [`Tables::owed`], urgent ones first, each priority from behind
+    /// its own last.
+    pub fn owed_page(
+        &self,
+        no: TerminalNo,
+        after: After,
+        upto: PushId,
+        now_ms: u64,
+        limit: usize,
+    ) -> Vec<OwedRow> {
+        self.ask(|view| owed::page(view, no, (after, upto), now_ms, limit))
+    }
+
+    /// How many of those come before `push`, which is one of them, counted up to `limit`.
+    pub fn owed_before(&self, no: TerminalNo, push: PushId, urgent: bool, limit: usize) -> usize {
+        self.ask(|view| owed::before(view, no, push, urgent, limit))
     }
 
     /// How many pushes are pending for a terminal, counted up to `limit`.
@@ -511,6 +530,7 @@ fn accepted_push(view: &View, push: PushSets) -> Result<Option<Arc<AcceptedPush>
         shown: push.row.shown,
         qos0: TerminalSet(push.qos0(view)?),
         expires_at_ms: push.row.expires_at_ms,
+        urgent: push.row.options.urgent,
     })))
 }
 

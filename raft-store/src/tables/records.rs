@@ -8,6 +8,7 @@ use cluster_proto::{
 };
 
 pub use super::value::Withdrawn;
+use crate::command::PushOptions;
 
 /// Where in the log an entry stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +88,8 @@ pub struct PushRecord {
     pub accepted_at_ms: u64,
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
+    /// How it is handed out.
+    pub options: PushOptions,
     /// How many terminals it is for.
     pub audience_len: u64,
     /// It is no longer handed out, and why.
@@ -116,6 +119,8 @@ impl Counts {
 pub struct OwedRow {
     /// Which.
     pub push: PushId,
+    /// It goes before ordinary ones.
+    pub urgent: bool,
     /// Its subscription granted QoS 0 only.
     pub qos0: bool,
     /// Milliseconds since the epoch.

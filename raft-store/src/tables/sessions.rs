@@ -199,12 +199,12 @@ fn unindex(txn: &mut Txn<'_>, no: TerminalNo, row: &SessionRow) {
 fn settle_gone(txn: &mut Txn<'_>, ended: &RoaringBitmap) -> Result<(), StoreError> {
     let mut pushes = BTreeMap::<PushId, RoaringBitmap>::new();
     for no in ended {
-        for push in topic_pushes(txn, &keys::owed_by(TerminalNo(no)))? {
+        for push in topic_pushes(txn, |urgent| keys::owed_by(urgent, TerminalNo(no)))? {
             pushes.entry(push).or_default().insert(no);
         }
     }
     for (block, part) in by_block(ended) {
-        for push in topic_pushes(txn, &keys::block_pendings(block))? {
+        for push in topic_pushes(txn, |urgent| keys::block_pendings(urgent, block))? {
             *pushes.entry(push).or_default() |= &part;
         }
     }
@@ -217,13 +217,15 @@ fn settle_gone(txn: &mut Txn<'_>, ended: &RoaringBitmap) -> Result<(), StoreErro
     Ok(())
 }
 
-fn topic_pushes(txn: &Txn<'_>, prefix: &Key) -> Result<Vec<PushId>, StoreError> {
+fn topic_pushes(txn: &Txn<'_>, owed_of: impl Fn(bool) -> Key) -> Result<Vec<PushId>, StoreError> {
     let mut pushes = Vec::new();
-    txn.scan_prefix(prefix, &mut |key, bytes| {
-        if OwedValue::decode(key, bytes)?.topic {
-            pushes.push(owed::push_of(key)?);
-        }
-        Ok(true)
-    })?;
+    for urgent in [true, false] {
+        txn.scan_prefix(&owed_of(urgent), &mut |key, bytes| {
+            if OwedValue::decode(key, bytes)?.topic {
+                pushes.push(owed::push_of(key)?);
+            }
+            Ok(true)
+        })?;
+    }
     Ok(pushes)
 }

@@ -13,7 +13,7 @@ use crate::tables::error::StoreError;
 /// Makes the targets of a new push. Those who are owed too much already settle at once.
 pub(crate) fn accept(
     txn: &mut Txn<'_>,
-    push: PushId,
+    (push, urgent): (PushId, bool),
     audience: &RoaringBitmap,
     qos0: &RoaringBitmap,
     value: OwedValue,
@@ -23,7 +23,7 @@ pub(crate) fn accept(
         let (terminal, qos0) = (TerminalNo(no), qos0.contains(no));
         let state = if owed::is_over_quota(txn, terminal)? { OVER_QUOTA } else { State::Pending };
         if state == State::Pending {
-            owed::insert(txn, terminal, push, OwedValue { qos0, ..value });
+            owed::insert(txn, urgent, terminal, push, OwedValue { qos0, ..value });
         }
         targets.push(SmallTarget { no, qos0, state: state.code() });
     }
@@ -32,7 +32,7 @@ pub(crate) fn accept(
 
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
-    push: PushId,
+    (push, urgent): (PushId, bool),
     targets: &mut [SmallTarget],
     terminals: &RoaringBitmap,
     state: State,
@@ -44,23 +44,23 @@ pub(crate) fn settle(
         };
         target.state = state.code();
         if before == State::Pending {
-            owed::remove(txn, TerminalNo(target.no), push);
+            owed::remove(txn, urgent, TerminalNo(target.no), push);
         }
     }
 }
 
 pub(crate) fn withdraw(
     txn: &mut Txn<'_>,
-    push: PushId,
+    (push, urgent): (PushId, bool),
     targets: &mut [SmallTarget],
     in_flight: &RoaringBitmap,
     value: OwedValue,
     state: State,
 ) {
     let pending = in_state(targets, State::Pending);
-    settle(txn, push, targets, &(&pending - in_flight), state);
+    settle(txn, (push, urgent), targets, &(&pending - in_flight), state);
     for target in targets.iter().filter(|target| target.state == State::Pending.code()) {
-        txn.put(keys::owed(TerminalNo(target.no), push), &OwedValue { qos0: target.qos0, ..value });
+        txn.put(keys::owed(urgent, TerminalNo(target.no), push), &OwedValue { qos0: target.qos0, ..value });
     }
 }
 

@@ -399,7 +399,7 @@ mod tests {
             withdrawn: Some(Withdrawn::Cancelled),
             settled_at_ms: None,
             idempotency: Some("k".into()),
-            options: PushOptions::default(),
+            options: PushOptions { urgent: true, collapse_key: Some("c".into()) },
             audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17 }]),
         };
         let broad = PushRow { audience: AudienceRow::Broad(vec![(0, 200)]), ..push.clone() };
@@ -423,8 +423,8 @@ mod tests {
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "0101010101ac020101010001016b0001070111");
-        golden(&broad, "0101010101ac020101010001016b010100c801");
+        golden(&push, "0101010101ac020101010001016b010101630001070111");
+        golden(&broad, "0101010101ac020101010001016b01010163010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");
         golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");

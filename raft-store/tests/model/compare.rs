@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use cluster_proto::{AppId, Audience, PushId, State, TerminalNo, TerminalSet};
+use cluster_proto::{AppId, Audience, PushId, State, TerminalNo, TerminalSet, link::After};
 use fabric_core::subscriptions::filter;
 use raft_store::tables::Tables;
 
@@ -122,6 +122,7 @@ impl Model {
         let found = tables.owed(no, PushId(0), PushId(u64::MAX), self.at_ms, usize::MAX);
         let found: Vec<_> = found.into_iter().map(|row| (row.push, row.qos0, row.expires_at_ms)).collect();
         assert_eq!(found, expected, "owed to {no}");
+        self.compare_owed_pages(tables, no, expected.iter().map(|row| row.0).collect());
         if let Some((middle, ..)) = expected.get(expected.len() / 2) {
             let page = tables.owed(no, *middle, PushId(u64::MAX), self.at_ms, 2);
             let rest = expected.iter().filter(|(id, ..)| id > middle).take(2);
@@ -129,6 +130,30 @@ impl Model {
                 page.iter().map(|row| row.push).collect::<Vec<_>>(),
                 rest.map(|row| row.0).collect::<Vec<_>>()
             );
+        }
+    }
+
+    /// What a terminal pulls, two at a time: everything, urgent pushes first, each priority in its order.
+    fn compare_owed_pages(&self, tables: &Tables, no: TerminalNo, mut expected: Vec<PushId>) {
+        expected.sort_by_key(|push| (!self.pushes.kept[push].urgent, *push));
+        let (mut after, mut pulled) = (After::default(), Vec::new());
+        loop {
+            let page = tables.owed_page(no, after, PushId(u64::MAX), self.at_ms, 2);
+            for row in &page {
+                assert_eq!(row.urgent, self.pushes.kept[&row.push].urgent);
+                *if row.urgent { &mut after.urgent } else { &mut after.ordinary } = row.push;
+                pulled.push(row.push);
+            }
+            if page.len() < 2 {
+                break;
+            }
+        }
+        assert_eq!(pulled, expected, "pulled by {no}");
+        if let Some((last, before)) = expected.split_last() {
+            let urgent = self.pushes.kept[last].urgent;
+            // Those that may not be handed out any more do not count.
+            let count = tables.owed_before(no, *last, urgent, usize::MAX);
+            assert!(count >= before.len(), "{no} gets {before:?} before {last}");
         }
     }
 

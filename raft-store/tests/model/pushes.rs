@@ -36,6 +36,7 @@ pub(crate) struct Push {
     pub(crate) states: BTreeMap<u32, State>,
     pub(crate) withdrawn: Option<Withdrawn>,
     pub(crate) expires_at_ms: u64,
+    pub(crate) urgent: bool,
     pub(crate) settled_at_ms: Option<u64>,
     key: Option<String>,
 }
@@ -122,6 +123,9 @@ impl Model {
             key,
             origin.is_none() || key.is_some(),
         );
+        if let Some(push) = self.pushes.kept.get_mut(&push) {
+            push.urgent = accept.options.urgent;
+        }
         if let Some(exchange) = &accept.exchange {
             self.take(exchange, push, len);
         }
@@ -162,7 +166,8 @@ impl Model {
         if len > 0 || message.kind == PushKind::Identity || by_back_end {
             let (kind, expires_at_ms) = (message.kind, self.at_ms + ttl_ms);
             let key = key.map(|key| key.key.clone());
-            let entry = Push { kind, qos0, states, withdrawn: None, expires_at_ms, settled_at_ms: None, key };
+            let (withdrawn, settled_at_ms, urgent) = (None, None, false);
+            let entry = Push { kind, qos0, states, withdrawn, expires_at_ms, urgent, settled_at_ms, key };
             self.pushes.kept.insert(push, entry);
             self.settle(push, [], State::Delivered);
         } else if self.pushes.oldest() == push.0 {

@@ -162,7 +162,7 @@ impl Generator {
             audience,
             online,
             ttl_ms: self.rng.random_range(0..3_000),
-            options: PushOptions::default(),
+            options: PushOptions { urgent: self.rng.random_ratio(1, 3), ..PushOptions::default() },
             retained_ttl_ms: self.retained_ttl_ms(),
             exchange,
             idempotency,

@@ -124,6 +124,7 @@ impl Leader {
             expires_at_ms: push.expires_at_ms,
             message: inline.map(|m| Message::clone(m)),
             targets,
+            urgent: push.urgent,
         };
         self.actions.push(Action::Deliver(link, Deliver::Push(delivery)));
     }
@@ -139,6 +140,7 @@ impl Leader {
             shown: false,
             qos0: self.tables.audience_qos0(push),
             expires_at_ms: record.expires_at_ms,
+            urgent: record.options.urgent,
         };
         // The edge may well have the payload cached; it asks if not. Best-effort subscribers were shown it once.
         self.send_push(node, &again, targets, None);
