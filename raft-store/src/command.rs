@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use cluster_proto::{
-    AppId, Audience, Incarnation, Message, NodeId, PushId, TerminalId, TerminalSet, Will,
+    AppId, Audience, Incarnation, Message, NodeId, PushId, TerminalId, TerminalNo, TerminalSet, Will,
     link::{ExchangeStep, Inbound, Origin, Receipt, Subscription, Unacknowledged, WillFate},
 };
 use serde::{Deserialize, Serialize};
@@ -163,6 +163,16 @@ pub enum CommandBody {
     },
     /// Only uses up the sequence of its origin, which was refused what it asked.
     Nothing,
+    /// A push replaces older ones with its collapse key, for everyone who has it or may still get it. Settles as collapsed
+    /// whoever is pending and not in flight. Nothing happens if that was done before.
+    Collapse {
+        /// The newer push.
+        by: PushId,
+        /// Older ones, each with the terminals it is in flight to, which their edges are asked about.
+        pushes: Vec<(PushId, TerminalSet)>,
+        /// Where what it replaces is to be looked for next; absent: this is all.
+        next: Option<(TerminalNo, PushId)>,
+    },
 }
 
 /// A key that signs credentials. Replicated in the control group, never leaves it, never logged.

@@ -44,4 +44,6 @@ pub struct AcceptedPush {
     pub expires_at_ms: u64,
     /// It overtakes ordinary ones.
     pub urgent: bool,
+    /// There are older ones with its collapse key to be replaced.
+    pub collapses: bool,
 }

@@ -89,6 +89,8 @@ pub struct PushView {
     pub accepted_at_ms: u64,
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
+    /// The newest push that replaced it for somebody.
+    pub replaced_by: Option<PushId>,
 }
 
 /// How many of an audience are in which state; states with nobody may be left out.

@@ -31,7 +31,10 @@ impl<C: Control> Services<C> {
             Place::Own(State::Pending) => self.control.owed_before(terminal.no, push, OWED_PER_TERMINAL_MAX),
             _ => 0,
         };
-        let (explanation, words) = explain(&place, &holding, owed_before);
+        let (explanation, mut words) = explain(&place, &holding, owed_before);
+        if let (Explanation::Replaced, Some(by)) = (explanation, view.replaced_by) {
+            words += &format!("; the newest is push {by}");
+        }
         Ok(ExplainResponse {
             push: push.0,
             terminal: id.into(),
@@ -91,8 +94,8 @@ fn explain(place: &Place, holding: &Holding, owed_before: usize) -> (Explanation
         State::Delivered => (Explanation::Acknowledged, "the terminal acknowledged it"),
         State::Sent => (
             Explanation::WrittenUnanswered,
-            "it was written to its connection, and no acknowledgement will come: QoS 0, or recalled or expired before it \
-             was answered",
+            "it was written to its connection, and no acknowledgement will come: QoS 0, or recalled, replaced \
+             or expired before it was answered",
         ),
         State::Expired => {
             (Explanation::TimeToLiveOver, "its time to live was over before it could be handed out")

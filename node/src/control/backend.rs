@@ -143,6 +143,7 @@ impl Control for ControlHandle {
             topic: record.message.topic.clone(),
             accepted_at_ms: record.accepted_at_ms,
             expires_at_ms: record.expires_at_ms,
+            replaced_by: record.replaced_by,
         })
     }
 

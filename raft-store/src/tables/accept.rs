@@ -7,11 +7,12 @@ use roaring::RoaringBitmap;
 
 use super::{
     GROUP, broad,
+    collapse::{self, Keyed},
     error::StoreError,
     keys,
     push::PushSets,
     resolve::Resolved,
-    small,
+    small::{self, Of},
     txn::Txn,
     value::{AudienceRow, IdempotencyRow, PushRow},
 };
@@ -37,7 +38,7 @@ pub(crate) fn push(
     let (expires_at_ms, urgent) = (txn.now_ms().saturating_add(ttl_ms), options.urgent);
     let (shown, qos0) = (audience.shown, TerminalSet(audience.union(|part| &part.qos0)));
     let is_kept = audience.len() > 0 || message.kind == PushKind::Identity || by_back_end;
-    let pending = if is_kept {
+    let (pending, collapses) = if is_kept {
         let row = PushRow {
             app: message.app,
             kind: message.kind,
@@ -49,6 +50,8 @@ pub(crate) fn push(
             settled_at_ms: None,
             idempotency: idempotency.map(|key| key.key.clone()),
             options,
+            replaced_by: None,
+            collapsing: false,
             audience: AudienceRow::Small(Vec::new()),
         };
         if let Some(IdempotencyKey { key, digest }) = idempotency {
@@ -58,7 +61,7 @@ pub(crate) fn push(
         txn.insert(keys::payload(push), &message);
         store(txn, PushSets { id: push, row }, audience, &qos0.0)?
     } else {
-        not_kept(txn)
+        (not_kept(txn), false)
     };
     txn.effects.push(Effect::Accepted(Arc::new(AcceptedPush {
         push,
@@ -68,6 +71,7 @@ pub(crate) fn push(
         qos0,
         expires_at_ms,
         urgent,
+        collapses,
     })));
     Ok(push)
 }
@@ -80,25 +84,35 @@ fn not_kept(txn: &mut Txn<'_>) -> RoaringBitmap {
     RoaringBitmap::new()
 }
 
-/// Writes the audience; answers who is pending.
+/// Writes the audience; answers who is pending, and whether older pushes are to be replaced.
 fn store(
     txn: &mut Txn<'_>,
     mut sets: PushSets,
     audience: Resolved,
     qos0: &RoaringBitmap,
-) -> Result<RoaringBitmap, StoreError> {
+) -> Result<(RoaringBitmap, bool), StoreError> {
     let all = audience.union(|part| &part.any);
-    let (value, of) = (sets.owed_value(), (sets.id, sets.row.options.urgent));
+    let value = sets.owed_value();
+    let key = sets.row.options.collapse_key.clone();
+    let keyed = key.as_deref().map(|key| Keyed { app: sets.row.app, key });
+    let of = Of { push: sets.id, urgent: sets.row.options.urgent, keyed };
     txn.insert(keys::expiry(sets.row.expires_at_ms, sets.id), &());
-    let pending = if all.len() <= SMALL_AUDIENCE_MAX as u64 {
+    let is_small = all.len() <= SMALL_AUDIENCE_MAX as u64;
+    let mut collapses = false;
+    if let Some(keyed) = keyed.filter(|_| !all.is_empty()) {
+        let small: Vec<u32> = if is_small { all.iter().collect() } else { Vec::new() };
+        collapses = collapse::mark(txn, keyed, sets.id, &small)?;
+    }
+    let pending = if is_small {
         let targets = small::accept(txn, of, &all, qos0, value)?;
         let pending = small::in_state(&targets, State::Pending);
         sets.row.audience = AudienceRow::Small(targets);
         pending
     } else {
+        keyed.into_iter().for_each(|keyed| keyed.insert(txn, collapse::BROAD, sets.id));
         sets.row.audience = AudienceRow::Broad(broad::accept(txn, of, audience, value));
         all
     };
-    sets.close(txn);
-    Ok(pending)
+    sets.close(txn)?;
+    Ok((pending, collapses))
 }

@@ -4,10 +4,11 @@ use cluster_proto::{PushId, State};
 use roaring::RoaringBitmap;
 
 use super::{
-    blocks::BlockSets,
+    blocks::{BlockSets, by_block},
     db::Read,
     error::StoreError,
     keys,
+    small::Of,
     txn::Txn,
     value::{KIND_AUDIENCE, OwedValue},
 };
@@ -16,7 +17,7 @@ use crate::tables::resolve::Resolved;
 /// Makes the sets of a new push; answers its counts.
 pub(crate) fn accept(
     txn: &mut Txn<'_>,
-    (push, urgent): (PushId, bool),
+    Of { push, urgent, .. }: Of<'_>,
     audience: Resolved,
     value: OwedValue,
 ) -> Vec<(u8, u64)> {
@@ -31,7 +32,7 @@ pub(crate) fn accept(
 /// Settles terminals of one block.
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
-    (push, urgent): (PushId, bool),
+    Of { push, urgent, .. }: Of<'_>,
     counts: &mut Vec<(u8, u64)>,
     block: u16,
     terminals: &RoaringBitmap,
@@ -49,20 +50,28 @@ pub(crate) fn settle(
 
 pub(crate) fn withdraw(
     txn: &mut Txn<'_>,
-    (push, urgent): (PushId, bool),
+    of: Of<'_>,
     counts: &mut Vec<(u8, u64)>,
     in_flight: &RoaringBitmap,
     value: OwedValue,
     state: State,
 ) -> Result<(), StoreError> {
+    let Of { push, urgent, .. } = of;
     for block in blocks(txn, push)? {
         let pending = txn.block(push, block)?.pending.clone();
-        settle(txn, (push, urgent), counts, block, &(&pending - in_flight), state)?;
+        settle(txn, of, counts, block, &(&pending - in_flight), state)?;
         if !pending.is_disjoint(in_flight) {
             txn.put(keys::block_pending(urgent, block, push), &value);
         }
     }
     Ok(())
+}
+
+/// Writes `value` to the blocks of `terminals`, which are pending.
+pub(crate) fn pass_over(txn: &mut Txn<'_>, of: Of<'_>, terminals: &RoaringBitmap, value: OwedValue) {
+    for (block, _) in by_block(terminals) {
+        txn.put(keys::block_pending(of.urgent, block, of.push), &value);
+    }
 }
 
 /// The union over all blocks.

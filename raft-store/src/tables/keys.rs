@@ -104,6 +104,9 @@ mod tag {
     pub(super) const EXPIRY: u8 = 0x32;
     pub(super) const RETENTION: u8 = 0x33;
     pub(super) const WITHDRAWN: u8 = 0x34;
+    pub(super) const COLLAPSE_KEY: u8 = 0x35;
+    pub(super) const COLLAPSE: u8 = 0x36;
+    pub(super) const COLLAPSING: u8 = 0x37;
 
     pub(super) const PAYLOAD: u8 = 0x40;
     pub(super) const RETAINED_MESSAGE: u8 = 0x41;
@@ -473,6 +476,46 @@ pub(crate) fn withdrawns() -> Key {
     Builder::new(tag::WITHDRAWN).done()
 }
 
+/// (app, collapse key, terminal, push): pending, of a small audience; a broad push has one row, with another number.
+pub(crate) fn collapse_key(app: AppId, key: &str, no: TerminalNo, push: PushId) -> Key {
+    Builder::new(tag::COLLAPSE_KEY).u32(app.0).text(key).u32(no.0).u64(push.0).done()
+}
+
+/// All pushes with a collapse key.
+pub(crate) fn collapse_keys(app: AppId, key: &str) -> Key {
+    Builder::new(tag::COLLAPSE_KEY).u32(app.0).text(key).done()
+}
+
+/// Those of one terminal.
+pub(crate) fn collapse_keys_of(app: AppId, key: &str, no: TerminalNo) -> Key {
+    Builder::new(tag::COLLAPSE_KEY).u32(app.0).text(key).u32(no.0).done()
+}
+
+/// Terminal and push of a [`collapse_key`].
+pub(crate) fn collapse_key_of(key: &[u8]) -> Option<(TerminalNo, PushId)> {
+    Some((no_of(key.get(..key.len().checked_sub(8)?)?)?, push_of(key)?))
+}
+
+/// push → how far the older ones it replaces were looked for.
+pub(crate) fn collapse(push: PushId) -> Key {
+    Builder::new(tag::COLLAPSE).u64(push.0).done()
+}
+
+/// All of them.
+pub(crate) fn collapses() -> Key {
+    Builder::new(tag::COLLAPSE).done()
+}
+
+/// push → terminals for which it is replaced, and that have it in flight.
+pub(crate) fn collapsing(push: PushId) -> Key {
+    Builder::new(tag::COLLAPSING).u64(push.0).done()
+}
+
+/// All of them.
+pub(crate) fn all_collapsing() -> Key {
+    Builder::new(tag::COLLAPSING).done()
+}
+
 /// push → message.
 pub(crate) fn payload(push: PushId) -> Key {
     Builder::new(tag::PAYLOAD).u64(push.0).done()
@@ -651,6 +694,11 @@ mod tests {
             vec![terminal_id(app_1, &id("a")), terminal_id(app_1, &id("b")), terminal_id(AppId(2), &id("a"))],
             vec![filter(app_1, "b", 0), filter(app_1, "b", 9), filter(app_1, "aa", 0)],
             vec![push(PushId(255)), push(PushId(256))],
+            vec![
+                collapse_key(app_1, "b", no, PushId(9)),
+                collapse_key(app_1, "b", TerminalNo(u32::MAX), PushId(0)),
+                collapse_key(app_1, "aa", no, PushId(0)),
+            ],
             [0, 9, 256].map(|block| in_block(tagged_blocks(app_1, "k", "v"), block)).to_vec(),
             vec![outbound(no, 255), outbound(no, 256), inbound(no, 0), outbound(TerminalNo(8), 0)],
             vec![retained(app_1, "a"), retained(app_1, "a/b"), retained(app_1, "b"), retained(AppId(2), "a")],
@@ -712,6 +760,8 @@ mod tests {
         let key = set(PushId(4), 0x0102, 16);
         assert_eq!(block_and_kind_of(&key), Some((0x0102, 16)));
         assert_eq!(push_of(&owed(false, TerminalNo(1), PushId(77))), Some(PushId(77)));
+        let key = collapse_key(AppId(1), "k", TerminalNo(3), PushId(4));
+        assert_eq!(collapse_key_of(&key), Some((TerminalNo(3), PushId(4))));
         assert_eq!(no_of(&session_expiry(5, TerminalNo(6))), Some(TerminalNo(6)));
         assert_eq!(time_of(&session_expiry(5, TerminalNo(6))), Some(5));
         assert_eq!(text_of(&terminal_id(AppId(3), &id("tv-1"))), Some("tv-1"));
@@ -744,6 +794,12 @@ mod tests {
             (owed(true, TerminalNo(3), PushId(4)), "52000000030000000000000004"),
             (block_pending(false, 3, PushId(4)), "5100030000000000000004"),
             (block_pending(true, 3, PushId(4)), "5300030000000000000004"),
+            (
+                collapse_key(AppId(1), "k", TerminalNo(3), PushId(4)),
+                "3500000001000000016b000000030000000000000004",
+            ),
+            (collapse(PushId(4)), "360000000000000004"),
+            (collapsing(PushId(4)), "370000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),
             (will_due(258, TerminalNo(3)), "27000000000000010200000003"),
             (outbound(TerminalNo(3), 4), "2800000003000004"),

@@ -18,6 +18,7 @@ mod apply;
 mod blocks;
 mod broad;
 mod cache;
+mod collapse;
 mod db;
 mod digest;
 mod error;
@@ -66,6 +67,7 @@ use self::{
     value::{Head, Stored as _},
 };
 pub use self::{
+    collapse::ToCollapse,
     error::{OpenError, StoreError},
     records::{
         Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, RetainedPage, SessionRecord,

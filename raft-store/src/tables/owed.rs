@@ -6,6 +6,7 @@
 use cluster_proto::{PushId, TerminalNo, link::After};
 
 use super::{
+    collapse,
     db::{Read, Visit},
     error::StoreError,
     keys,
@@ -110,7 +111,7 @@ fn of_priority(
         let (push, value) = (push_of(key)?, OwedValue::decode(key, bytes)?);
         if is_live(&value) {
             let sets = tables.block(push, no.block())?;
-            if sets.pending.contains(no.0) {
+            if sets.pending.contains(no.0) && !is_replaced(tables, &value, push, no)? {
                 let qos0 = sets.qos0.contains(no.0);
                 owed.push(OwedRow { push, urgent, qos0, expires_at_ms: value.expires_at_ms });
             }
@@ -123,6 +124,19 @@ fn of_priority(
     owed.sort_unstable_by_key(|row| row.push);
     owed.truncate(limit);
     Ok(owed)
+}
+
+/// Whether it is handed out to the terminal no more, because a newer push replaces it.
+fn is_replaced(
+    tables: &impl Read,
+    value: &OwedValue,
+    push: PushId,
+    no: TerminalNo,
+) -> Result<bool, StoreError> {
+    if !value.collapsing {
+        return Ok(false);
+    }
+    Ok(collapse::set(tables, push)?.contains(no.0))
 }
 
 fn small_len(tables: &impl Read, no: TerminalNo, limit: usize) -> Result<usize, StoreError> {

@@ -6,11 +6,12 @@ use roaring::RoaringBitmap;
 use super::{
     blocks::by_block,
     broad,
+    collapse::{self, Keyed},
     db::{Read, read},
     error::StoreError,
     exchanges, keys,
     records::Counts,
-    small,
+    small::{self, Of},
     txn::Txn,
     value::{AudienceRow, OwedValue, PushRow, Withdrawn},
 };
@@ -35,8 +36,8 @@ impl PushSets {
         state: State,
     ) -> Result<(), StoreError> {
         debug_assert_ne!(state, State::Pending, "pending is where a push begins");
-        let of = (self.id, self.row.options.urgent);
-        match &mut self.row.audience {
+        let (of, audience) = parts(self.id, &mut self.row);
+        match audience {
             AudienceRow::Small(targets) => small::settle(txn, of, targets, terminals, state),
             AudienceRow::Broad(counts) => {
                 for (block, terminals) in by_block(terminals) {
@@ -63,17 +64,72 @@ impl PushSets {
         txn.put(keys::withdrawn(self.id), &());
         let owed = self.owed_value();
         self.settle(txn, &(exchanges::handed_out(txn, self.id)? - in_flight), State::Sent)?;
-        let of = (self.id, self.row.options.urgent);
-        match &mut self.row.audience {
+        // Replaced before it was taken back.
+        self.settle(txn, &(self.collapsing(txn)? - in_flight), State::Collapsed)?;
+        let (of, audience) = parts(self.id, &mut self.row);
+        match audience {
             AudienceRow::Small(targets) => small::withdraw(txn, of, targets, in_flight, owed, reason.state()),
             AudienceRow::Broad(counts) => broad::withdraw(txn, of, counts, in_flight, owed, reason.state())?,
         }
         Ok(())
     }
 
+    /// `by` replaces the push for `terminals`: whoever of them is pending and not in flight settles, as sent if an earlier
+    /// connection handed it out; the others are handed it no more, and stay pending until a receipt tells.
+    pub(crate) fn collapse(
+        &mut self,
+        txn: &mut Txn<'_>,
+        by: PushId,
+        terminals: &RoaringBitmap,
+        in_flight: &RoaringBitmap,
+    ) -> Result<(), StoreError> {
+        let pending = self.pending_of(txn, terminals)?;
+        // Who is asked already because it was taken back keeps that reason.
+        if pending.is_empty() || self.row.withdrawn.is_some() {
+            return Ok(());
+        }
+        self.row.replaced_by = self.row.replaced_by.max(Some(by));
+        let (held, free) = (&pending & in_flight, &pending - in_flight);
+        self.settle(txn, &(exchanges::handed_out(txn, self.id)? & &free), State::Sent)?;
+        self.settle(txn, &free, State::Collapsed)?;
+        if held.is_empty() {
+            return Ok(());
+        }
+        *txn.set_mut(keys::collapsing(self.id))? |= &held;
+        self.row.collapsing = true;
+        let owed = self.owed_value();
+        let (of, audience) = parts(self.id, &mut self.row);
+        match audience {
+            AudienceRow::Small(targets) => {
+                small::pass_over(txn, of, targets, &held, OwedValue { withdrawn: true, ..owed });
+            }
+            AudienceRow::Broad(_) => {
+                broad::pass_over(txn, of, &held, OwedValue { collapsing: true, ..owed });
+            }
+        }
+        Ok(())
+    }
+
+    /// Those for whom it is replaced, and who may have it in flight.
+    pub(crate) fn collapsing(&self, tables: &impl Read) -> Result<RoaringBitmap, StoreError> {
+        if !self.row.collapsing {
+            return Ok(RoaringBitmap::new());
+        }
+        collapse::set(tables, self.id)
+    }
+
     /// Writes the row, and moves a push with nothing pending to the retention queue.
-    pub(crate) fn close(mut self, txn: &mut Txn<'_>) {
+    pub(crate) fn close(mut self, txn: &mut Txn<'_>) -> Result<(), StoreError> {
         debug_assert!(self.is_conserved(), "push {} lost or doubled a terminal", self.id);
+        if self.row.collapsing {
+            let before = self.collapsing(txn)?;
+            let still = self.pending_of(txn, &before)?;
+            self.row.collapsing = !still.is_empty();
+            if still != before {
+                // Empty, the row goes.
+                *txn.set_mut(keys::collapsing(self.id))? = still;
+            }
+        }
         if self.row.settled_at_ms.is_none() && self.count(State::Pending) == 0 {
             self.row.settled_at_ms = Some(txn.now_ms());
             if self.row.withdrawn.is_some() {
@@ -82,8 +138,29 @@ impl PushSets {
                 txn.delete(keys::expiry(self.row.expires_at_ms, self.id));
             }
             txn.insert(keys::retention(txn.now_ms(), self.id), &());
+            if let (Some(keyed), AudienceRow::Broad(_)) = (self.keyed(), &self.row.audience) {
+                keyed.remove(txn, collapse::BROAD, self.id);
+            }
         }
         txn.put(keys::push(self.id), &self.row);
+        Ok(())
+    }
+
+    /// What it is found by, if it has a collapse key.
+    pub(crate) fn keyed(&self) -> Option<Keyed<'_>> {
+        keyed(&self.row)
+    }
+
+    /// Those of `terminals` that must still get it.
+    pub(crate) fn pending_of(
+        &self,
+        tables: &impl Read,
+        terminals: &RoaringBitmap,
+    ) -> Result<RoaringBitmap, StoreError> {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => Ok(small::in_state(targets, State::Pending) & terminals),
+            AudienceRow::Broad(_) => collapse::pending_in_blocks(tables, self.id, terminals),
+        }
     }
 
     /// Who is in a state.
@@ -149,6 +226,7 @@ impl PushSets {
         OwedValue {
             topic: self.row.kind == PushKind::Topic,
             withdrawn: self.row.withdrawn.is_some(),
+            collapsing: self.row.collapsing,
             qos0: false,
             expires_at_ms: self.row.expires_at_ms,
         }
@@ -158,4 +236,15 @@ impl PushSets {
     fn is_conserved(&self) -> bool {
         self.counts().by_state.iter().map(|(_, count)| count).sum::<u64>() == self.row.audience_len
     }
+}
+
+/// What the rows of a push are found by, and its audience.
+fn parts(push: PushId, row: &mut PushRow) -> (Of<'_>, &mut AudienceRow) {
+    let PushRow { app, options, audience, .. } = row;
+    let keyed = options.collapse_key.as_deref().map(|key| Keyed { app: *app, key });
+    (Of { push, urgent: options.urgent, keyed }, audience)
+}
+
+fn keyed(row: &PushRow) -> Option<Keyed<'_>> {
+    row.options.collapse_key.as_deref().map(|key| Keyed { app: row.app, key })
 }

@@ -13,6 +13,7 @@ use cluster_proto::{
 
 use super::{
     LANES, Tables, View,
+    collapse::{self, ToCollapse},
     db::{Read as _, Snapshot, read},
     digest,
     error::StoreError,
@@ -22,7 +23,7 @@ use super::{
     refusals,
     resolve::{self, About},
     retained, subscriptions,
-    value::{AppRow, EdgeRow, Labels, PushRow, SessionRow, Stored as _, TerminalRow},
+    value::{AppRow, CollapseRow, EdgeRow, Labels, PushRow, SessionRow, Stored as _, TerminalRow},
 };
 use crate::{Refusal, command::SigningKey, effect::AcceptedPush};
 
@@ -201,6 +202,7 @@ impl Tables {
                 accepted_at_ms: row.accepted_at_ms,
                 expires_at_ms: row.expires_at_ms,
                 options: row.options,
+                replaced_by: row.replaced_by,
                 audience_len: row.audience_len,
                 withdrawn: row.withdrawn,
                 settled_at_ms: row.settled_at_ms,
@@ -323,6 +325,26 @@ impl Tables {
             }
             Ok(pushes)
         })
+    }
+
+    /// Pushes that have older ones to replace, in order.
+    pub fn collapses(&self, limit: usize) -> Vec<PushId> {
+        self.ask(|view| collapse::marked(view, limit))
+    }
+
+    /// What such a push replaces, a part of at most `limit` pushes and terminals; `None`: nothing is left to do.
+    pub fn to_collapse(&self, by: PushId, limit: usize) -> Option<ToCollapse> {
+        self.ask(|view| collapse::to_collapse(view, by, limit))
+    }
+
+    /// Pushes after `after` that are replaced for somebody who has them in flight, in order.
+    pub fn collapsing_after(&self, after: PushId, limit: usize) -> Vec<PushId> {
+        self.ask(|view| collapse::collapsing(view, after, limit))
+    }
+
+    /// For whom a push is replaced, and pending because it is in flight.
+    pub fn collapsing(&self, push: PushId) -> TerminalSet {
+        self.ask_push(push, |view, push| Ok(TerminalSet(push.collapsing(view)?))).unwrap_or_default()
     }
 
     /// Of the next `limit` pushes in `after+1..=upto`, those with QoS 0 that are pending somewhere and not withdrawn; and
@@ -531,6 +553,7 @@ fn accepted_push(view: &View, push: PushSets) -> Result<Option<Arc<AcceptedPush>
         qos0: TerminalSet(push.qos0(view)?),
         expires_at_ms: push.row.expires_at_ms,
         urgent: push.row.options.urgent,
+        collapses: read::<CollapseRow>(view, &keys::collapse(push.id))?.is_some(),
     })))
 }
 

@@ -94,6 +94,8 @@ pub struct PushRecord {
     pub audience_len: u64,
     /// It is no longer handed out, and why.
     pub withdrawn: Option<Withdrawn>,
+    /// The newest push that replaced it for somebody.
+    pub replaced_by: Option<PushId>,
     /// Since when nothing is pending.
     pub settled_at_ms: Option<u64>,
 }

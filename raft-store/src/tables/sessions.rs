@@ -211,7 +211,7 @@ fn settle_gone(txn: &mut Txn<'_>, ended: &RoaringBitmap) -> Result<(), StoreErro
     for (push, terminals) in pushes {
         if let Some(mut push) = PushSets::open(txn, push)? {
             push.settle(txn, &terminals, State::Dropped(DropReason::SessionGone))?;
-            push.close(txn);
+            push.close(txn)?;
         }
     }
     Ok(())

@@ -63,6 +63,7 @@ stored! {
     PushRow => "push",
     IdempotencyRow => "idempotency key",
     OwedValue => "owed push",
+    CollapseRow => "collapse to do",
     OutboundRow => "outbound delivery",
     InboundRow => "inbound exchange",
     GroupRow => "shared subscription group",
@@ -243,6 +244,10 @@ pub(crate) struct PushRow {
     pub(crate) settled_at_ms: Option<u64>,
     pub(crate) idempotency: Option<String>,
     pub(crate) options: PushOptions,
+    /// The newest push that replaced it for somebody.
+    pub(crate) replaced_by: Option<PushId>,
+    /// Some of those for whom it is replaced have it in flight: they are kept in a row of their own.
+    pub(crate) collapsing: bool,
     pub(crate) audience: AudienceRow,
 }
 
@@ -295,9 +300,18 @@ pub(crate) struct IdempotencyRow {
 pub(crate) struct OwedValue {
     pub(crate) topic: bool,
     pub(crate) withdrawn: bool,
+    /// Of a broad push: some of the block are being collapsed. Of a small one it is withdrawn for them.
+    pub(crate) collapsing: bool,
     /// Small audiences only; broad ones have a set.
     pub(crate) qos0: bool,
     pub(crate) expires_at_ms: u64,
+}
+
+/// A push with a collapse key has older ones to replace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CollapseRow {
+    /// Rows of the index up to this one were looked at.
+    pub(crate) after: Option<(TerminalNo, PushId)>,
 }
 
 /// Subscribers of one filter in one block.
@@ -400,6 +414,8 @@ mod tests {
             settled_at_ms: None,
             idempotency: Some("k".into()),
             options: PushOptions { urgent: true, collapse_key: Some("c".into()) },
+            replaced_by: Some(PushId(9)),
+            collapsing: true,
             audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17 }]),
         };
         let broad = PushRow { audience: AudienceRow::Broad(vec![(0, 200)]), ..push.clone() };
@@ -419,12 +435,13 @@ mod tests {
         let group = GroupRow { app: AppId(1), name: "g".into(), filter: "a".into() };
         let retained = RetainedRow { id: PushId(1), kept_at: 1, size: 300, expires_at_ms: Some(2) };
         let head = Head { term: 1, index: 2, digest: 3, at_ms: 4, last_push: 5, ..Head::default() };
-        let owed = OwedValue { topic: true, withdrawn: false, qos0: true, expires_at_ms: 300 };
+        let owed =
+            OwedValue { topic: true, withdrawn: false, collapsing: false, qos0: true, expires_at_ms: 300 };
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "0101010101ac020101010001016b010101630001070111");
-        golden(&broad, "0101010101ac020101010001016b01010163010100c801");
+        golden(&push, "0101010101ac020101010001016b010101630109010001070111");
+        golden(&broad, "0101010101ac020101010001016b01010163010901010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");
         golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");
@@ -433,7 +450,8 @@ mod tests {
         golden(&RetainedTopic { app: AppId(1), topic: "a".into() }, "01010161");
         golden(&RetainedCount { messages: 1, bytes: 300 }, "0101ac02");
         golden(&head, "01010203040500000000000000000000");
-        golden(&owed, "01010001ac02");
+        golden(&owed, "0101000001ac02");
+        golden(&CollapseRow { after: Some((TerminalNo(2), PushId(300))) }, "010102ac02");
         golden(&edge, "010100010203");
         golden(&subscription, "010200000000");
         golden(&IdempotencyRow { push: PushId(1), digest: 2, audience: 3 }, "01010203");

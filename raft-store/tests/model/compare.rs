@@ -18,6 +18,7 @@ impl Model {
         self.compare_terminals(tables, all);
         self.compare_groups(tables);
         self.compare_retained(tables);
+        self.compare_collapses(tables);
         assert_eq!(tables.sessions_len(), self.sessions.len() as u64);
         let due = self.sessions.values().filter_map(|session| session.will.as_ref()?.1);
         let first = due.min().unwrap_or(u64::MAX - 1);
@@ -116,7 +117,10 @@ impl Model {
         let pending =
             self.pushes.kept.iter().filter(|(_, push)| push.states.get(&no.0) == Some(&State::Pending));
         assert_eq!(tables.owed_len(no, usize::MAX), pending.clone().count());
-        let live = pending.filter(|(_, push)| push.withdrawn.is_none() && push.expires_at_ms > self.at_ms);
+        let live = pending.filter(|(_, push)| {
+            let is_replaced = push.collapsing().contains(&no.0);
+            push.withdrawn.is_none() && push.expires_at_ms > self.at_ms && !is_replaced
+        });
         let expected: Vec<_> =
             live.map(|(id, push)| (*id, push.qos0.contains(&no.0), push.expires_at_ms)).collect();
         let found = tables.owed(no, PushId(0), PushId(u64::MAX), self.at_ms, usize::MAX);
@@ -154,6 +158,32 @@ impl Model {
             // Those that may not be handed out any more do not count.
             let count = tables.owed_before(no, *last, urgent, usize::MAX);
             assert!(count >= before.len(), "{no} gets {before:?} before {last}");
+        }
+    }
+
+    fn compare_collapses(&self, tables: &Tables) {
+        let marked: BTreeSet<_> = tables.collapses(usize::MAX).into_iter().collect();
+        assert_eq!(marked, self.pushes.marked);
+        let held = |(id, push): (&PushId, &Push)| (!push.collapsing().is_empty()).then_some(*id);
+        let held: Vec<_> = self.pushes.kept.iter().filter_map(held).collect();
+        assert_eq!(tables.collapsing_after(PushId(0), usize::MAX), held);
+        for (id, push) in &self.pushes.kept {
+            let collapsing: BTreeSet<_> = tables.collapsing(*id).0.iter().collect();
+            assert_eq!(collapsing, push.collapsing(), "in flight and replaced: {id}");
+            assert_eq!(tables.push(*id).unwrap().replaced_by, push.replaced_by);
+        }
+        for by in marked {
+            let told = tables.to_collapse(by, usize::MAX).unwrap();
+            let naive = self.replaces(by);
+            for (push, nos) in &told.replaced {
+                assert_eq!(nos.0.iter().collect::<BTreeSet<_>>(), naive[push], "{by} replaces {push}");
+            }
+            // Those the leader has been through are told again only where they are in flight.
+            let told: BTreeSet<_> = told.replaced.into_iter().map(|(push, _)| push).collect();
+            for (push, nos) in &naive {
+                let decided = self.pushes.kept[push].collapsing();
+                assert!(told.contains(push) || nos.is_subset(&decided), "{by} forgets {push}");
+            }
         }
     }
 

@@ -99,6 +99,8 @@ struct Model {
 struct Seen {
     states: BTreeSet<State>,
     purged: usize,
+    /// Replaced at once, and while in flight.
+    replaced: (usize, usize),
     broad: usize,
     /// Expressions that meant someone; how many of them only subscribers.
     expressions: (usize, usize),
@@ -184,6 +186,7 @@ impl Model {
             CommandBody::Release(exchange) => self.release(origin.unwrap(), exchange),
             CommandBody::PublishWills { limit } => self.publish_wills(*limit),
             CommandBody::ExpireRetained { limit } => self.expire_retained(*limit),
+            CommandBody::Collapse { by, pushes, next } => self.collapse(*by, pushes, next.is_some()),
             CommandBody::Revoke { .. } | CommandBody::InstallKey(_) | CommandBody::Nothing => Applied::Done,
         }
     }
@@ -203,6 +206,7 @@ impl Model {
         let seen = &self.seen;
         println!("{} pushes, {} returned numbers, {seen:?}", self.pushes.last, self.numbers.returned);
         assert!(seen.broad > 10 && seen.purged > 20 && seen.states.len() >= 8);
+        assert!(seen.replaced.0 > 20 && seen.replaced.1 > 5);
         assert!(seen.expressions.0 > 20 && seen.expressions.1 > 5);
         assert!(seen.repeated > 0 && seen.resumed_outbound > 3 && seen.resumed_inbound > 3);
         assert!(seen.wills > 10 && seen.wills_discarded > 3);

@@ -25,6 +25,8 @@ pub(crate) struct Pushes {
     pub(crate) kept: BTreeMap<PushId, Push>,
     keys: BTreeMap<String, (u128, PushId, u64)>,
     pub(crate) last: u64,
+    /// With older ones to replace.
+    pub(crate) marked: BTreeSet<PushId>,
     /// No push before is kept; one less than in the tables, which begin at 1.
     oldest: u64,
 }
@@ -37,6 +39,10 @@ pub(crate) struct Push {
     pub(crate) withdrawn: Option<Withdrawn>,
     pub(crate) expires_at_ms: u64,
     pub(crate) urgent: bool,
+    pub(crate) collapse_key: Option<String>,
+    pub(crate) replaced_by: Option<PushId>,
+    /// Those for whom it was replaced while it was in flight; who is settled does not count any more.
+    collapsing: BTreeSet<u32>,
     pub(crate) settled_at_ms: Option<u64>,
     key: Option<String>,
 }
@@ -44,6 +50,14 @@ pub(crate) struct Push {
 impl Pushes {
     pub(crate) fn oldest(&self) -> u64 {
         self.oldest + 1
+    }
+}
+
+impl Push {
+    /// Those for whom it is replaced, and who may have it in flight.
+    pub(crate) fn collapsing(&self) -> BTreeSet<u32> {
+        let is_pending = |no: &&u32| self.states.get(no) == Some(&State::Pending);
+        self.collapsing.iter().filter(is_pending).copied().collect()
     }
 }
 
@@ -125,7 +139,9 @@ impl Model {
         );
         if let Some(push) = self.pushes.kept.get_mut(&push) {
             push.urgent = accept.options.urgent;
+            push.collapse_key.clone_from(&accept.options.collapse_key);
         }
+        self.mark(push);
         if let Some(exchange) = &accept.exchange {
             self.take(exchange, push, len);
         }
@@ -167,7 +183,20 @@ impl Model {
             let (kind, expires_at_ms) = (message.kind, self.at_ms + ttl_ms);
             let key = key.map(|key| key.key.clone());
             let (withdrawn, settled_at_ms, urgent) = (None, None, false);
-            let entry = Push { kind, qos0, states, withdrawn, expires_at_ms, urgent, settled_at_ms, key };
+            let (collapse_key, replaced_by, collapsing) = Default::default();
+            let entry = Push {
+                kind,
+                qos0,
+                states,
+                withdrawn,
+                expires_at_ms,
+                urgent,
+                collapse_key,
+                replaced_by,
+                collapsing,
+                settled_at_ms,
+                key,
+            };
             self.pushes.kept.insert(push, entry);
             self.settle(push, [], State::Delivered);
         } else if self.pushes.oldest() == push.0 {
@@ -233,14 +262,30 @@ impl Model {
             Outcome::Delivered => Some(State::Delivered),
             Outcome::Sent => Some(State::Sent),
             Outcome::Dropped(reason) => Some(State::Dropped(reason)),
-            Outcome::NotWritten => push.withdrawn.map(|why| why.state()),
+            Outcome::NotWritten => {
+                let replaced = push.collapsing();
+                let here = item.terminals.iter().map(|no| no.0);
+                let (replaced, others): (Vec<_>, Vec<_>) = here.partition(|no| replaced.contains(no));
+                let handed_out = self.handed_out(item.push);
+                let was_sent = |no: &&u32| handed_out.contains(no);
+                self.settle(
+                    item.push,
+                    replaced.iter().filter(was_sent).copied().collect::<Vec<_>>(),
+                    State::Sent,
+                );
+                self.settle(item.push, replaced, State::Collapsed);
+                if let Some(why) = self.pushes.kept[&item.push].withdrawn {
+                    self.settle(
+                        item.push,
+                        others.iter().filter(was_sent).copied().collect::<Vec<_>>(),
+                        State::Sent,
+                    );
+                    self.settle(item.push, others, why.state());
+                }
+                return;
+            }
         };
         if let Some(state) = state {
-            if item.outcome == Outcome::NotWritten {
-                let handed_out = self.handed_out(item.push);
-                let sent = item.terminals.iter().map(|no| no.0).filter(|no| handed_out.contains(no));
-                self.settle(item.push, sent.collect::<Vec<_>>(), State::Sent);
-            }
             self.settle(item.push, item.terminals.iter().map(|no| no.0), state);
         }
     }
@@ -268,10 +313,72 @@ impl Model {
         let pending = push.states.iter().filter(|(_, state)| **state == State::Pending);
         let rest = pending.map(|(no, _)| *no).filter(|no| !in_flight.contains(TerminalNo(*no)));
         let rest: Vec<_> = rest.collect();
+        let replaced = push.collapsing();
         let handed_out = self.handed_out(id);
-        let (sent, never): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| handed_out.contains(no));
+        let (sent, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| handed_out.contains(no));
+        let (replaced, never): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| replaced.contains(no));
         self.settle(id, sent, State::Sent);
+        self.settle(id, replaced, State::Collapsed);
         self.settle(id, never, why.state());
+    }
+
+    /// Whether something older with its key might be replaced.
+    fn mark(&mut self, id: PushId) {
+        let Some(push) = self.pushes.kept.get(&id) else { return };
+        let is_small = |push: &Push| push.states.len() <= SMALL_AUDIENCE_MAX;
+        let may_replace = |old: &Push| {
+            old.collapse_key == push.collapse_key
+                && old.settled_at_ms.is_none()
+                && (!is_small(push)
+                    || !is_small(old)
+                    || push.states.keys().any(|no| old.states.get(no) == Some(&State::Pending)))
+        };
+        let has_key = push.collapse_key.is_some() && !push.states.is_empty();
+        if has_key && self.pushes.kept.range(..id).any(|(_, old)| may_replace(old)) {
+            self.pushes.marked.insert(id);
+        }
+    }
+
+    /// What `by` replaces, and for whom.
+    pub(crate) fn replaces(&self, by: PushId) -> BTreeMap<PushId, BTreeSet<u32>> {
+        let Some(new) = self.pushes.kept.get(&by) else { return BTreeMap::new() };
+        let gets =
+            |no: &u32| matches!(new.states.get(no), Some(State::Pending | State::Delivered | State::Sent));
+        let older = self
+            .pushes
+            .kept
+            .range(..by)
+            .filter(|(_, old)| old.collapse_key == new.collapse_key && old.withdrawn.is_none());
+        let overlap = |(id, old): (&PushId, &Push)| {
+            let pending = old.states.iter().filter(|(_, state)| **state == State::Pending);
+            (*id, pending.map(|(no, _)| *no).filter(gets).collect::<BTreeSet<_>>())
+        };
+        older.map(overlap).filter(|(_, nos)| !nos.is_empty()).collect()
+    }
+
+    pub(crate) fn collapse(&mut self, by: PushId, pushes: &[(PushId, TerminalSet)], more: bool) -> Applied {
+        if !self.pushes.marked.contains(&by) {
+            return Applied::Done;
+        }
+        let replaces = self.replaces(by);
+        for (id, in_flight) in pushes {
+            let Some(nos) = replaces.get(id) else { continue };
+            let handed_out = self.handed_out(*id);
+            let (held, free): (BTreeSet<u32>, BTreeSet<u32>) =
+                nos.iter().copied().partition(|no| in_flight.contains(TerminalNo(*no)));
+            self.seen.replaced.0 += free.len();
+            self.seen.replaced.1 += held.len();
+            let (sent, never): (Vec<_>, Vec<_>) = free.into_iter().partition(|no| handed_out.contains(no));
+            self.settle(*id, sent, State::Sent);
+            self.settle(*id, never, State::Collapsed);
+            let old = self.pushes.kept.get_mut(id).unwrap();
+            old.replaced_by = old.replaced_by.max(Some(by));
+            old.collapsing.extend(held);
+        }
+        if !more {
+            self.pushes.marked.remove(&by);
+        }
+        Applied::Done
     }
 
     pub(crate) fn purge(&mut self, settled_before_ms: u64, limit: u32) -> Applied {

@@ -374,7 +374,13 @@ impl Control for Fake {
         let state = self.lock();
         let (push, ..) = state.pushes.get(usize::try_from(push.0.checked_sub(1)?).ok()?)?;
         let topic = push.message.topic.clone();
-        Some(PushView { app: push.message.app, topic, accepted_at_ms: 1, expires_at_ms: 1 + push.ttl_ms })
+        Some(PushView {
+            app: push.message.app,
+            topic,
+            accepted_at_ms: 1,
+            expires_at_ms: 1 + push.ttl_ms,
+            replaced_by: None,
+        })
     }
 
     fn counts(&self, push: PushId) -> Option<Counts> {

@@ -16,6 +16,7 @@
 
 mod bind;
 mod cluster;
+mod collapse;
 mod dispatch;
 mod edges;
 mod lanes;
@@ -228,6 +229,8 @@ enum Waiting {
     /// A QoS 0 push is settled for those who are not online.
     Offline(PushId),
     Cancelled(PushId, oneshot::Sender<Result<Applied, ProposeError>>),
+    /// A part of what this push replaces.
+    Collapsed(PushId),
     /// Housekeeping of one kind: no second while one is under way.
     Chore(Chore),
     Nothing,
@@ -244,6 +247,7 @@ enum Chore {
     ForgetHanded,
     SettleOffline,
     CountTotals,
+    Collapse,
 }
 
 /// See the module.
@@ -277,6 +281,10 @@ pub(crate) struct Leader {
     offline_upto: PushId,
     /// Being recalled: not handed to anybody from the moment it is decided who has it.
     withdrawing: BTreeSet<PushId>,
+    /// What replaces which pushes for whom, in proposals under way: not handed to those any more.
+    collapsing: BTreeMap<PushId, Vec<(PushId, TerminalSet)>>,
+    /// Where the next look for replaced pushes in flight begins.
+    replaced_from: PushId,
     /// The last push of the tables at the last rescan: by the next one it must have been dispatched.
     rescan_mark: PushId,
     binds: BTreeMap<(AppId, TerminalId), BindQueue>,
@@ -327,6 +335,8 @@ impl Leader {
             offline_from: PushId(0),
             offline_upto: dispatched,
             withdrawing: BTreeSet::new(),
+            collapsing: BTreeMap::new(),
+            replaced_from: PushId(0),
             rescan_mark: dispatched,
             binds: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -413,6 +423,7 @@ impl Leader {
                 }
             }
             Waiting::Cancelled(push, reply) => self.cancelled(push, reply, result),
+            Waiting::Collapsed(by) => self.collapsed(by, &result),
             Waiting::Offline(push) => {
                 if result.is_err() {
                     self.settle_offline_again(push);

@@ -32,7 +32,10 @@ impl Leader {
         let live = rows.len() < limit;
         // What the session goes on with from an earlier connection is among them: it knows, and passes over it.
         let mut pushes = Vec::with_capacity(rows.len());
-        for row in rows.into_iter().filter(|row| !self.withdrawing.contains(&row.push)) {
+        for row in rows {
+            if self.is_taken_back(row.push, no) {
+                continue;
+            }
             let dup = self.handed.add_one(row.push, no);
             let OwedRow { push, urgent, qos0, expires_at_ms } = row;
             pushes.push(OwedPush { push, expires_at_ms, qos0, dup, urgent });

@@ -47,7 +47,7 @@ impl Leader {
                 Want::Again(push) => {
                     let before = PushId(push.0.saturating_sub(1));
                     match self.tables.owed(group, before, push, now.wall_ms, 1).first() {
-                        Some(row) if !self.withdrawing.contains(&push) => self.give(group, row),
+                        Some(row) if !self.is_taken_back(push, group) => self.give(group, row),
                         _ => self.shared.drop_returned(group, push),
                     }
                 }
@@ -56,7 +56,7 @@ impl Leader {
                     let is_last = rows.len() < max;
                     let last = rows.last().map(|row| row.push);
                     for row in rows {
-                        if !self.withdrawing.contains(&row.push) {
+                        if !self.is_taken_back(row.push, group) {
                             self.give(group, &row);
                         }
                     }

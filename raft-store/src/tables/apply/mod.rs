@@ -91,6 +91,7 @@ fn body(txn: &mut Txn<'_>, origin: Option<&Origin>, body: CommandBody) -> Result
         CommandBody::PublishWills { limit } => sessions::publish_wills(txn, limit),
         CommandBody::ExpireRetained { limit } => retained::expire(txn, limit),
         CommandBody::Nothing => Ok(Applied::Done),
+        CommandBody::Collapse { by, pushes, next } => pushes::collapse(txn, by, &pushes, next),
     }
 }
 

@@ -1,17 +1,17 @@
 //! The end of pushes: expired, cancelled, purged.
 
-use cluster_proto::{AppId, PushId, TerminalSet};
+use cluster_proto::{AppId, PushId, TerminalNo, TerminalSet};
 
 use crate::{
     Applied, Effect, Refusal,
     tables::{
-        GROUP,
+        GROUP, collapse,
         db::Read as _,
         error::StoreError,
         keys, numbers, owed,
         push::PushSets,
         txn::Txn,
-        value::{AudienceRow, Withdrawn},
+        value::{AudienceRow, CollapseRow, Withdrawn},
     },
 };
 
@@ -19,7 +19,7 @@ pub(super) fn expire(txn: &mut Txn<'_>, pushes: &[(PushId, TerminalSet)]) -> Res
     for (push, in_flight) in pushes {
         let Some(mut push) = PushSets::open(txn, *push)? else { continue };
         push.withdraw(txn, Withdrawn::Expired, &in_flight.0)?;
-        push.close(txn);
+        push.close(txn)?;
     }
     Ok(Applied::Done)
 }
@@ -35,8 +35,36 @@ pub(super) fn cancel(
     };
     if sets.row.settled_at_ms.is_none() {
         sets.withdraw(txn, Withdrawn::Cancelled, &in_flight.0)?;
-        sets.close(txn);
+        sets.close(txn)?;
         txn.effects.push(Effect::Cancelled(push));
+    }
+    Ok(Applied::Done)
+}
+
+/// `by` replaces older pushes with its collapse key; `pushes` with whom each is in flight to.
+pub(super) fn collapse(
+    txn: &mut Txn<'_>,
+    by: PushId,
+    pushes: &[(PushId, TerminalSet)],
+    next: Option<(TerminalNo, PushId)>,
+) -> Result<Applied, StoreError> {
+    if txn.read::<CollapseRow>(&keys::collapse(by))?.is_none() {
+        return Ok(Applied::Done); // it was done before
+    }
+    if let Some(new) = PushSets::open(txn, by)? {
+        let gets = collapse::gets(txn, &new)?;
+        for (push, in_flight) in pushes.iter().filter(|(push, _)| *push < by) {
+            let Some(mut old) = PushSets::open(txn, *push)? else { continue };
+            let same_key = old.row.options.collapse_key == new.row.options.collapse_key;
+            if same_key && old.row.app == new.row.app && old.row.settled_at_ms.is_none() {
+                old.collapse(txn, by, &gets, &in_flight.0)?;
+                old.close(txn)?;
+            }
+        }
+    }
+    match next {
+        Some(next) => txn.put(keys::collapse(by), &CollapseRow { after: Some(next) }),
+        None => txn.delete(keys::collapse(by)),
     }
     Ok(Applied::Done)
 }

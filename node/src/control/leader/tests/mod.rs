@@ -2,6 +2,7 @@
 
 mod binds;
 mod cluster;
+mod collapse;
 mod dispatch;
 mod edges;
 mod lanes;
