@@ -226,7 +226,11 @@ impl Generator {
         let by = marked.choose(&mut self.rng).copied().unwrap_or_else(|| self.push());
         let limit = self.rng.random_range(1..6);
         let found = self.tables.to_collapse(by, limit).unwrap_or_default();
-        let pushes: Vec<_> = found.replaced.iter().map(|(push, _)| (*push, self.in_flight(*push))).collect();
+        let mut pushes = Vec::new();
+        for (push, nos) in &found.replaced {
+            let held = nos.iter().filter(|_| self.rng.random_ratio(1, 3)).collect();
+            pushes.push((*push, if self.rng.random_ratio(1, 3) { TerminalSet::new() } else { held }));
+        }
         CommandBody::Collapse { by, pushes, next: found.next }
     }
 
