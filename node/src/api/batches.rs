@@ -57,7 +57,7 @@ impl<C: Control> Services<C> {
         let name = validate::app_name(&request.app).to_owned();
         caller.in_app(&name)?;
         let app = self.app(&name).await?;
-        let mut accept = validate::push(request, app, self.limits)?;
+        let mut accept = validate::push(request, app, self.limits, self.gate.now_ms())?;
         if self.control.is_disk_full() {
             return Err(status::disk_full());
         }
