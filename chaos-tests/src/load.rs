@@ -158,7 +158,6 @@ fn named(terminals: &BTreeSet<Terminal>) -> Of {
 
 fn request(key: Key, topic: String, audience: Of, ttl_ms: u64) -> PushRequest {
     PushRequest {
-        app: String::new(),
         audience: Some(Audience { of: Some(audience) }),
         topic,
         payload: key.payload(),

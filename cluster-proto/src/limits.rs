@@ -36,6 +36,12 @@ pub const AUDIENCE_SCANS_MAX: usize = 16;
 pub const AUDIENCE_DEPTH_MAX: usize = 16;
 /// An audience up to this size is stored as one row with a state byte each; above, as bitmaps.
 pub const SMALL_AUDIENCE_MAX: usize = 64;
+
+/// Stages of a roll-out.
+pub const STAGES_MAX: usize = 32;
+
+/// How far ahead a push may be scheduled.
+pub const SCHEDULE_AHEAD_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Most subscriptions of one session.
 pub const SUBSCRIPTIONS_PER_SESSION_MAX: usize = 1_000;
 /// Most filters in one SUBSCRIBE or UNSUBSCRIBE.

@@ -9,5 +9,7 @@ pub mod control;
 pub mod edge;
 pub mod node;
 pub mod raft;
+mod receipts;
 pub mod telemetry;
 pub mod transport;
+pub mod webhook;

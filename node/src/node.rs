@@ -28,6 +28,7 @@ use crate::{
     raft::{QuicTransport, RaftServer},
     telemetry::{self, Condition, Health, http::Pages},
     transport::{Certificates, Endpoint, Roles, certs::CertificatePaths, quic::Alpn, tls::TlsSlot},
+    webhook,
 };
 
 /// Terminals are told to go elsewhere within this time; after it connections are cut.
@@ -191,11 +192,14 @@ impl Control {
             ttl_default_ms: millis(config.push.ttl_default),
             ttl_max_ms: millis(config.push.ttl_max),
             retention_ms: millis(config.push.retention),
+            receipts_retention_ms: millis(config.receipts.retention),
+            receipts_bytes_max: config.receipts.bytes_max.0,
         };
         let (actor, links) = Actor::new(config.node_id(), group.clone(), effects, settings, keyring);
         let handle = ControlHandle::new(group, links);
         let raft = RaftServer::new(Arc::new(handle.group().clone()));
         let accept = accept_connections(endpoint.clone(), raft, handle.clone());
+        background.push(tokio::spawn(webhook::run(handle.clone(), webhook::Settings::of(&config.webhook)?)));
         background.push(network.handle().unwrap_or(&Handle::current()).spawn(accept));
         Ok(Self { handle, actor: tokio::spawn(actor.run()) })
     }

@@ -81,6 +81,12 @@ pub enum Refusal {
     /// The session belongs to a newer connection, or is gone.
     #[error("the session belongs to a newer connection")]
     Stale,
+    /// No such push in that app with a plan for its release.
+    #[error("push {0} is not released in parts, or not in this app")]
+    NoRelease(PushId),
+    /// The app has no webhook whose secret could stay.
+    #[error("the app has no webhook yet: its secret cannot stay as it is")]
+    NoWebhook,
     /// Most retained messages, or bytes of them, of an app reached.
     #[error("too many retained messages")]
     RetainedQuota,

@@ -12,6 +12,8 @@ use cluster_proto::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::receipts::ReceiptCursor;
+
 /// One Raft entry: many commands, applied in order, each answered by one [`crate::Applied`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CommandBatch {
@@ -170,9 +172,86 @@ pub enum CommandBody {
         by: PushId,
         /// Older ones, each with the terminals it is in flight to, which their edges are asked about.
         pushes: Vec<(PushId, TerminalSet)>,
+        /// How many the newer one was released to when this was found; void if that has changed.
+        released: u64,
         /// Where what it replaces is to be looked for next; absent: this is all.
         next: Option<(TerminalNo, PushId)>,
     },
+    /// Goes on with the releases that are due; at most `limit` at a time.
+    ReleasePushes {
+        /// Bounds the work of one entry.
+        limit: u32,
+    },
+    /// Releases no more of a push until it is resumed.
+    HoldPush {
+        /// The app it must belong to.
+        app: AppId,
+        /// Which.
+        push: PushId,
+    },
+    /// Goes on with the release of a push that is held; the next stage follows whatever the share.
+    ResumePush {
+        /// The app it must belong to.
+        app: AppId,
+        /// Which.
+        push: PushId,
+    },
+    /// Removes the oldest deltas of receipt streams, of every app that has any too old, or too many; at most `limit` rows
+    /// at a time.
+    PurgeReceipts {
+        /// Deltas before this, milliseconds since the epoch, go.
+        before_ms: u64,
+        /// An app keeps so many bytes of them.
+        bytes_max: u64,
+        /// Bounds the work of one entry.
+        limit: u32,
+    },
+    /// Sets or replaces the webhook of an app.
+    SetWebhook {
+        /// Which.
+        app: AppId,
+        /// Replaces the one there is; without a secret, that one's stays.
+        webhook: Webhook,
+        /// Where it begins; absent: where the one before was, or with what happens from now on.
+        from: Option<ReceiptCursor>,
+    },
+    /// Removes the webhook of an app. Nothing happens if there is none.
+    RemoveWebhook {
+        /// Which.
+        app: AppId,
+    },
+    /// The webhook of an app took everything before a place.
+    AdvanceWebhook {
+        /// Whose.
+        app: AppId,
+        /// Void if it was set anew meanwhile.
+        generation: u64,
+        /// Where it goes on.
+        place: ReceiptCursor,
+        /// It answered that it is gone for good: nothing more is sent until it is set again.
+        is_gone: bool,
+    },
+}
+
+/// Where the receipts of an app are posted to.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Webhook {
+    /// `http` or `https`.
+    pub url: String,
+    /// Signs what is posted. Replicated in the control group, never leaves it but to whoever sets it, never logged.
+    pub secret: Bytes,
+    /// Ids of terminals instead of sets of their numbers.
+    pub expand: bool,
+    /// Codes of the states to tell ([`crate::receipts::ReceiptKind::code`]), ascending; none: all.
+    pub kinds: Vec<u8>,
+}
+
+impl std::fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { url, expand, kinds, .. } = self;
+        let mut debug = f.debug_struct("Webhook");
+        debug.field("url", url).field("expand", expand).field("kinds", kinds).finish_non_exhaustive()
+    }
 }
 
 /// A key that signs credentials. Replicated in the control group, never leaves it, never logged.
@@ -266,6 +345,56 @@ pub struct PushOptions {
     pub urgent: bool,
     /// The newest push of the app with this key replaces older ones that were not handed out. At most 128 bytes, not empty.
     pub collapse_key: Option<String>,
+    /// Absent: at once, to everyone.
+    pub release: Option<ReleasePlan>,
+}
+
+/// When, and in which parts, a push is released: handed out to those who are connected, and owed to the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasePlan {
+    /// Not before this, milliseconds since the epoch; 0: at once. Its time to live begins then.
+    pub not_before_ms: u64,
+    /// In which parts.
+    pub pace: Pace,
+}
+
+/// In which parts a push is released.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pace {
+    /// All of it.
+    AtOnce,
+    /// So many terminals a second.
+    PerSecond(u32),
+    /// Evenly over so many milliseconds.
+    Over(u64),
+    /// A share, then more if it went well.
+    Stages {
+        /// Ascending; the last is everyone. At most [`cluster_proto::limits::STAGES_MAX`].
+        stages: Vec<Stage>,
+        /// What happens if it went badly.
+        on_low: OnLow,
+    },
+}
+
+/// One stage of a roll-out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Released are those of the audience in the buckets below this ([`cluster_proto::Sample`]): hundredths of a percent.
+    pub upto: u16,
+    /// Milliseconds until it is looked at how many have it.
+    pub wait_ms: u64,
+    /// The next stage follows if at least this share of all released have acknowledged by then, in hundredths of a
+    /// percent.
+    pub delivered_min: u16,
+}
+
+/// What happens to a roll-out of which too few have acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnLow {
+    /// It waits for somebody to resume or recall it.
+    Hold,
+    /// It is recalled.
+    Halt,
 }
 
 /// See [`AcceptPush::idempotency`].

@@ -30,8 +30,10 @@ pub enum Effect {
 /// An accepted push as the dispatcher needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AcceptedPush {
-    /// Its id.
+    /// Its id; of a part of a push that is released in waves, the id of the wave.
     pub push: PushId,
+    /// The push itself.
+    pub of: PushId,
     /// What to deliver.
     pub message: Arc<Message>,
     /// Everyone still pending when this was made.

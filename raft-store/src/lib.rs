@@ -18,6 +18,7 @@ pub mod membership;
 pub mod open;
 pub mod proposer;
 pub mod reads;
+pub mod receipts;
 pub mod tables;
 pub mod telemetry;
 pub mod transport;

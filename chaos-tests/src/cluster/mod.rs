@@ -40,10 +40,22 @@ impl Cluster {
 
     /// The same with other doors for terminals.
     pub async fn start_with(dir: &Path, control: u64, edges: u64, doors: Doors) -> Result<Self> {
+        Self::start_tuned(dir, control, edges, doors, "").await
+    }
+
+    /// The same with more settings (TOML) for every node, of sections that a node's config does not have yet.
+    pub async fn start_tuned(
+        dir: &Path,
+        control: u64,
+        edges: u64,
+        doors: Doors,
+        settings: &str,
+    ) -> Result<Self> {
         let binary = find_binary()?;
         fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
         let nodes = write_files(&binary, &dir, control, edges, doors).await?;
+        nodes.iter().try_for_each(|node| node.add_config(settings))?;
         let ca = fs::read(dir.join("certs/ca.pem"))?;
         let mut cluster = Self { nodes, admin_token: String::new(), ca, dir };
         cluster.nodes.iter_mut().try_for_each(Node::start)?;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -115,6 +116,12 @@ key = "{dir}/certs/node.key"
 "#
         );
         fs::write(self.dir.join("carillon.toml"), text).context("write a node's config")
+    }
+
+    /// Adds sections to its config.
+    pub fn add_config(&self, text: &str) -> Result<()> {
+        let mut file = fs::OpenOptions::new().append(true).open(self.dir.join("carillon.toml"))?;
+        writeln!(file, "{text}").context("write a node's config")
     }
 
     /// Starts the process; ready only after [`Node::wait_for`].

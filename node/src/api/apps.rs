@@ -41,6 +41,46 @@ impl<C: Control> Apps for Services<C> {
         Ok(Response::new(admin::ListAppsResponse { apps }))
     }
 
+    async fn set_webhook(
+        &self,
+        request: Request<admin::SetWebhookRequest>,
+    ) -> Result<Response<admin::SetWebhookResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Admin)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app).to_owned();
+        caller.in_app(&name)?;
+        let app = self.app(&name).await?;
+        let answer = self.put_webhook(app, request).await?;
+        tracing::info!(app = name, caller = caller.name, "set webhook");
+        Ok(Response::new(answer))
+    }
+
+    async fn get_webhook(
+        &self,
+        request: Request<admin::WebhookRequest>,
+    ) -> Result<Response<admin::Webhook>, Status> {
+        let caller = self.gate.allow(&request, Scope::Admin)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let app = self.app(name).await?;
+        self.show_webhook(app, name).await.map(Response::new)
+    }
+
+    async fn remove_webhook(
+        &self,
+        request: Request<admin::WebhookRequest>,
+    ) -> Result<Response<admin::RemoveWebhookResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Admin)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app).to_owned();
+        caller.in_app(&name)?;
+        let app = self.app(&name).await?;
+        let was_set = self.drop_webhook(app).await?;
+        tracing::info!(app = name, caller = caller.name, "removed webhook");
+        Ok(Response::new(admin::RemoveWebhookResponse { was_set }))
+    }
+
     async fn issue_token(
         &self,
         request: Request<admin::IssueTokenRequest>,

@@ -5,8 +5,15 @@ use std::future::Future;
 use cluster_proto::{
     AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses,
 };
-use raft_store::{Applied, CommandBody, Refusal, command::SigningKey};
+use raft_store::{
+    Applied, CommandBody, Positions, Refusal,
+    command::SigningKey,
+    receipts::{PageLimits, ReceiptCursor, ReceiptPage},
+    tables::{ReleaseRecord, WebhookRecord},
+};
 use tokio::sync::watch;
+
+use crate::webhook::WebhookState;
 
 /// Who leads, as this member knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +98,8 @@ pub struct PushView {
     pub expires_at_ms: u64,
     /// The newest push that replaced it for somebody.
     pub replaced_by: Option<PushId>,
+    /// How far it is released, where it has a plan.
+    pub release: Option<ReleaseRecord>,
 }
 
 /// How many of an audience are in which state; states with nobody may be left out.
@@ -225,8 +234,25 @@ pub trait Control: Clone + Send + Sync + 'static {
     fn group_in_audience(&self, push: PushId, no: TerminalNo) -> Option<(TerminalNo, String)>;
     /// When the connection of its session ended, milliseconds since the epoch; absent: it has one, or no session.
     fn offline_since_ms(&self, no: TerminalNo) -> Option<u64>;
+    /// The id under which a terminal of its audience is handed a push; absent: it is not released to it.
+    fn dispatched_to(&self, push: PushId, no: TerminalNo) -> Option<PushId>;
     /// How many pushes before this one it must still get, counted up to `limit`.
     fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize;
     /// The key that signs tokens; none before the cluster is founded.
     fn signing_key(&self) -> Option<SigningKey>;
+
+    /// Changes with every entry that is applied.
+    fn positions(&self) -> watch::Receiver<Positions>;
+    /// Where the receipt stream of an app begins now.
+    fn receipts_begin(&self, app: AppId) -> ReceiptCursor;
+    /// After all that has happened.
+    fn receipts_end(&self, app: AppId) -> ReceiptCursor;
+    /// A page of it. Takes time with its limits: not for the runtime's own threads.
+    fn receipts(&self, from: ReceiptCursor, limits: PageLimits) -> ReceiptPage;
+    /// The id that a number had at a time; `None` where it has none any more, or was lent to another since.
+    fn named_at(&self, no: TerminalNo, at_ms: u64) -> Option<TerminalId>;
+    /// An app's webhook.
+    fn webhook(&self, app: AppId) -> Option<WebhookRecord>;
+    /// How its delivery goes; known to the leader.
+    fn webhook_state(&self, app: AppId) -> Option<WebhookState>;
 }

@@ -5,6 +5,7 @@ use cluster_proto::{
     admin::{ExplainResponse, Explanation, TargetState},
     limits::OWED_PER_TERMINAL_MAX,
 };
+use raft_store::tables::{ReleasePhase, ReleaseRecord};
 use tonic::Status;
 
 use super::{Control, backend::Holding, server::Services, status};
@@ -17,7 +18,9 @@ impl<C: Control> Services<C> {
         id: TerminalId,
     ) -> Result<ExplainResponse, Status> {
         // Asked first: what it says may be over when the tables are read, and then a state tells.
-        let holding = self.control.holding(app, &id, push).await;
+        let dispatched = |no| self.control.dispatched_to(push, no);
+        let dispatched_as = self.control.terminal(app, &id).and_then(|terminal| dispatched(terminal.no));
+        let holding = self.control.holding(app, &id, dispatched_as.unwrap_or(push)).await;
         self.control.linearize().await.map_err(status::no_leader)?;
         let log_index = self.control.position().index;
         let view = self.push_of(app, push)?;
@@ -27,11 +30,19 @@ impl<C: Control> Services<C> {
             Some(_) => None,
             None => self.control.offline_since_ms(terminal.no),
         };
-        let owed_before = match place {
-            Place::Own(State::Pending) => self.control.owed_before(terminal.no, push, OWED_PER_TERMINAL_MAX),
+        let dispatched_as = dispatched(terminal.no);
+        let owed_before = match (&place, dispatched_as) {
+            (Place::Own(State::Pending), Some(id)) => {
+                self.control.owed_before(terminal.no, id, OWED_PER_TERMINAL_MAX)
+            }
             _ => 0,
         };
-        let (explanation, mut words) = explain(&place, &holding, owed_before);
+        let (explanation, mut words) = match (&place, &view.release) {
+            (Place::Own(State::Pending), Some(release)) if dispatched_as.is_none() => {
+                (Explanation::NotReleased, not_released(release))
+            }
+            _ => explain(&place, &holding, owed_before),
+        };
         if let (Explanation::Replaced, Some(by)) = (explanation, view.replaced_by) {
             words += &format!("; the newest is push {by}");
         }
@@ -145,6 +156,25 @@ fn pending(holding: &Holding, owed_before: usize) -> (Explanation, String) {
             Explanation::EdgesUnknown,
             "the leader is new, and not every edge has told what it has in flight: ask again".to_owned(),
         ),
+    }
+}
+
+fn not_released(release: &ReleaseRecord) -> String {
+    let percent = |share: u16| f64::from(share) / 100.0;
+    match release.phase {
+        ReleasePhase::Waiting => {
+            "its part of the push is released later: next_at_ms of the status says when the next one is"
+                .to_owned()
+        }
+        ReleasePhase::Held => "the push is held: resume or cancel it".to_owned(),
+        ReleasePhase::HeldLow(share) => format!(
+            "the push is held, because only {} % of those it was released to had acknowledged: resume or cancel it",
+            percent(share)
+        ),
+        ReleasePhase::Halted(share) => {
+            format!("the push is being recalled, because only {} % had acknowledged", percent(share))
+        }
+        ReleasePhase::Done => "the push is withdrawn".to_owned(),
     }
 }
 

@@ -407,7 +407,7 @@ fn hops(headers: &HeaderMap) -> u8 {
 
 /// The methods by path, and what they need; any other path is refused by the services here.
 fn method(path: &str) -> (&'static str, Kind) {
-    const METHODS: [(&str, Kind); 26] = [
+    const METHODS: [(&str, Kind); 30] = [
         ("/carillon.v1.Pushes/Push", Kind::Write),
         ("/carillon.v1.Pushes/PushBatch", Kind::Write),
         ("/carillon.v1.Pushes/PushStream", Kind::Stream),
@@ -417,6 +417,7 @@ fn method(path: &str) -> (&'static str, Kind) {
         ("/carillon.v1.Pushes/Watch", Kind::Read),
         ("/carillon.v1.Pushes/ListTargets", Kind::Read),
         ("/carillon.v1.Pushes/Explain", Kind::Read),
+        ("/carillon.v1.Pushes/Receipts", Kind::Read),
         ("/carillon.v1.Terminals/Register", Kind::Write),
         ("/carillon.v1.Terminals/Get", Kind::Read),
         ("/carillon.v1.Terminals/List", Kind::Read),
@@ -428,6 +429,9 @@ fn method(path: &str) -> (&'static str, Kind) {
         ("/carillon.v1.Apps/List", Kind::Read),
         // A token that nobody received harms nobody: as good as a read.
         ("/carillon.v1.Apps/IssueToken", Kind::Read),
+        ("/carillon.v1.Apps/SetWebhook", Kind::Write),
+        ("/carillon.v1.Apps/GetWebhook", Kind::Read),
+        ("/carillon.v1.Apps/RemoveWebhook", Kind::Write),
         // Repeatable until it has answered.
         ("/carillon.v1.Cluster/Init", Kind::Read),
         ("/carillon.v1.Cluster/Status", Kind::View),

@@ -10,7 +10,7 @@
 //! - [`auth`]: who calls, and what they may.
 //! - [`backend`]: what the services need of the control group.
 //! - [`status`]: our errors as gRPC codes, the only place.
-//! - `pushes` (with `batches`), `terminals`, `apps`, `cluster`: one file per service; `validate`: what requests must
+//! - `pushes` (with `batches`, `explain`, `receipts`), `terminals`, `apps` (with `webhooks`), `cluster`: the services; `validate`: what requests must
 //!   be, `audience`: what they may say about whom a push is for.
 
 mod apps;
@@ -25,11 +25,14 @@ mod explain;
 pub mod forward;
 mod listener;
 mod pushes;
+mod receipts;
+mod release;
 pub mod server;
 mod start;
 pub mod status;
 mod terminals;
 mod validate;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;

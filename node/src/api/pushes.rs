@@ -8,13 +8,14 @@ use cluster_proto::{
     credential::Scope,
 };
 use futures_util::stream::{BoxStream, StreamExt as _, unfold};
-use raft_store::Applied;
+use raft_store::{Applied, CommandBody};
 use tokio::time::{Interval, MissedTickBehavior};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Control, Gate,
     backend::{Counts, PushView},
+    release,
     server::Services,
     status,
     validate::{self, PushLimits},
@@ -30,6 +31,7 @@ impl<C: Control> Pushes for Services<C> {
     type PushStreamStream = BoxStream<'static, Result<admin::PushResult, Status>>;
     type WatchStream = BoxStream<'static, Result<admin::StatusResponse, Status>>;
     type ListTargetsStream = BoxStream<'static, Result<admin::ListTargetsResponse, Status>>;
+    type ReceiptsStream = BoxStream<'static, Result<admin::ReceiptsResponse, Status>>;
 
     async fn push(
         &self,
@@ -92,6 +94,20 @@ impl<C: Control> Pushes for Services<C> {
         }
     }
 
+    async fn hold(
+        &self,
+        request: Request<admin::HoldRequest>,
+    ) -> Result<Response<admin::StatusResponse>, Status> {
+        self.change_release(request, |app, push| CommandBody::HoldPush { app, push }).await
+    }
+
+    async fn resume(
+        &self,
+        request: Request<admin::HoldRequest>,
+    ) -> Result<Response<admin::StatusResponse>, Status> {
+        self.change_release(request, |app, push| CommandBody::ResumePush { app, push }).await
+    }
+
     async fn status(
         &self,
         request: Request<admin::StatusRequest>,
@@ -123,6 +139,18 @@ impl<C: Control> Pushes for Services<C> {
         self.explain_to(app, push, terminal).await.map(Response::new)
     }
 
+    async fn receipts(
+        &self,
+        request: Request<admin::ReceiptsRequest>,
+    ) -> Result<Response<Self::ReceiptsStream>, Status> {
+        let caller = self.gate.allow(&request, Scope::Read)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let app = self.app(name).await?;
+        self.stream_receipts(app, request).await.map(Response::new)
+    }
+
     async fn list_targets(
         &self,
         request: Request<admin::ListTargetsRequest>,
@@ -149,6 +177,22 @@ impl<C: Control> Services<C> {
         }
         let online = self.control.online().await;
         online.map(Some).ok_or_else(|| status::unavailable("the leader does not know yet who is online"))
+    }
+
+    async fn change_release(
+        &self,
+        request: Request<admin::HoldRequest>,
+        command: impl FnOnce(AppId, PushId) -> CommandBody,
+    ) -> Result<Response<admin::StatusResponse>, Status> {
+        let caller = self.gate.allow(&request, Scope::Push)?;
+        let request = request.into_inner();
+        let name = validate::app_name(&request.app);
+        caller.in_app(name)?;
+        let (app, push) = (self.app(name).await?, PushId(request.push));
+        match self.control.propose(command(app, push)).await.map_err(status::propose)? {
+            Applied::Done => self.status_of(app, push).await.map(Response::new),
+            other => Err(status::unexpected(&other)),
+        }
     }
 
     async fn asked(&self, request: Request<admin::StatusRequest>) -> Result<(AppId, PushId), Status> {
@@ -182,6 +226,7 @@ fn response(push: PushId, view: PushView, counts: &Counts, log_index: u64) -> ad
         accepted_at_ms: view.accepted_at_ms,
         expires_at_ms: view.expires_at_ms,
         log_index,
+        release: view.release.as_ref().map(release::status),
         ..Default::default()
     };
     for (state, n) in counts.by_state.iter().filter(|(_, n)| *n > 0) {
@@ -295,7 +340,13 @@ impl<C: Control> Watch<C> {
 impl<C: Control> Services<C> {
     /// Services over this group.
     pub fn new(control: C, gate: Gate, limits: PushLimits) -> Self {
-        Self { control, gate, limits }
+        Self { control, gate, limits, allow_http: false }
+    }
+
+    /// Webhooks may be posted to without TLS.
+    #[must_use]
+    pub fn allowing_http(self, allow_http: bool) -> Self {
+        Self { allow_http, ..self }
     }
 
     /// The number of an app. An app made on another leader a moment ago may not be applied here yet: looked for

@@ -34,6 +34,7 @@ pub struct Services<C> {
     pub(super) control: C,
     pub(super) gate: Gate,
     pub(super) limits: PushLimits,
+    pub(super) allow_http: bool,
 }
 
 /// Certificates of the listener, PEM.

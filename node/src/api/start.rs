@@ -85,7 +85,9 @@ impl Server {
         let gate = Gate::new(keyring);
         let limits = PushLimits { ttl_default: config.push.ttl_default, ttl_max: config.push.ttl_max };
         let following = control.clone().map(|control| tokio::spawn(follow(control, target)));
-        let services = control.map(|control| Services::new(control, gate.clone(), limits));
+        let allow_http = config.webhook.allow_http;
+        let services =
+            control.map(|control| Services::new(control, gate.clone(), limits).allowing_http(allow_http));
         let bound = Bound::new(listener, tls, gate, watched, health);
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(async move {

@@ -73,10 +73,13 @@ pub fn disk_full() -> Status {
 /// A refusal by the state machine.
 pub fn refusal(refusal: &Refusal) -> Status {
     let code = match refusal {
-        Refusal::UnknownApp | Refusal::UnknownTerminals(_) | Refusal::UnknownPush(_) => Code::NotFound,
+        Refusal::UnknownApp
+        | Refusal::UnknownTerminals(_)
+        | Refusal::UnknownPush(_)
+        | Refusal::NoRelease(_) => Code::NotFound,
         Refusal::KeyReused => Code::AlreadyExists,
         Refusal::TooManySubscriptions | Refusal::RetainedQuota => Code::ResourceExhausted,
-        Refusal::Stale => Code::FailedPrecondition,
+        Refusal::Stale | Refusal::NoWebhook => Code::FailedPrecondition,
     };
     Status::new(code, refusal.to_string())
 }

@@ -17,7 +17,7 @@ use raft_store::command::{AcceptPush, IdempotencyKey, NewTerminal, PushOptions};
 use tonic::Status;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::audience;
+use super::{audience, release};
 
 const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 /// Of one batch.
@@ -65,6 +65,7 @@ pub(super) fn push(
     mut request: admin::PushRequest,
     app: AppId,
     limits: PushLimits,
+    now_ms: u64,
 ) -> Result<AcceptPush, Status> {
     let ttl_ms = ttl(request.ttl_ms, limits)?;
     let idempotency = idempotency(&mut request)?;
@@ -74,11 +75,13 @@ pub(super) fn push(
     if request.payload.len() > PAYLOAD_LEN_MAX {
         return Err(too_much("payload", request.payload.len(), PAYLOAD_LEN_MAX, "bytes"));
     }
+    let qos = qos(request.qos)?;
+    let release = request.release.take().map(|asked| release::plan(asked, qos, now_ms)).transpose()?;
     let message = Message {
         app,
         kind: audience.kind(),
         topic: request.topic,
-        qos: qos(request.qos)?,
+        qos,
         payload: Bytes::from(request.payload),
         properties: properties(request.properties.unwrap_or_default())?,
         publisher: None,
@@ -90,7 +93,7 @@ pub(super) fn push(
         audience,
         online: None,
         ttl_ms,
-        options,
+        options: PushOptions { release, ..options },
         retained_ttl_ms: None,
         idempotency,
         exchange: None,
@@ -139,7 +142,8 @@ fn options(request: &mut admin::PushRequest) -> Result<PushOptions, Status> {
             )));
         }
     };
-    Ok(PushOptions { urgent, collapse_key: Some(collapse_key).filter(|key| !key.is_empty()) })
+    let collapse_key = Some(collapse_key).filter(|key| !key.is_empty());
+    Ok(PushOptions { urgent, collapse_key, release: None })
 }
 
 /// The pushes of a batch, at least one.
@@ -337,7 +341,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut admin::PushRequest)) -> String {
         let mut request = request();
         change(&mut request);
-        let status = push(request, AppId::DEFAULT, LIMITS).expect_err("refused");
+        let status = push(request, AppId::DEFAULT, LIMITS, 0).expect_err("refused");
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         status.message().to_owned()
     }
@@ -380,11 +384,11 @@ mod tests {
     fn the_digest_of_a_request_does_not_depend_on_its_key() {
         let key = |key: &str| {
             let request = admin::PushRequest { idempotency_key: key.to_owned(), ..request() };
-            push(request, AppId::DEFAULT, LIMITS).expect("valid").idempotency.expect("key").digest
+            push(request, AppId::DEFAULT, LIMITS, 0).expect("valid").idempotency.expect("key").digest
         };
         assert_eq!(key("a"), key("b"));
         let other = admin::PushRequest { topic: "other".to_owned(), ..request() };
-        let other = push(other, AppId::DEFAULT, LIMITS).expect("valid").idempotency.expect("key").digest;
+        let other = push(other, AppId::DEFAULT, LIMITS, 0).expect("valid").idempotency.expect("key").digest;
         assert_ne!(key("a"), other);
     }
 
@@ -425,10 +429,10 @@ mod tests {
 
     #[test]
     fn only_an_audience_of_subscribers_makes_a_topic_push() {
-        let identity = push(request(), AppId::DEFAULT, LIMITS).expect("valid");
+        let identity = push(request(), AppId::DEFAULT, LIMITS, 0).expect("valid");
         assert_eq!(identity.message.kind, PushKind::Identity);
         let of = Some(admin::audience::Of::Topic(admin::Subscribers {}));
         let topic = admin::PushRequest { audience: Some(admin::Audience { of }), ..request() };
-        assert_eq!(push(topic, AppId::DEFAULT, LIMITS).expect("valid").message.kind, PushKind::Topic);
+        assert_eq!(push(topic, AppId::DEFAULT, LIMITS, 0).expect("valid").message.kind, PushKind::Topic);
     }
 }

@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use cluster_proto::Audience;
+use cluster_proto::{Audience, admin};
 use fabric_core::audience;
 
+use super::release;
 use crate::{config::parse_duration, transport::Roles};
 
 /// One push to many terminals, and exactly who has it.
@@ -83,6 +84,19 @@ pub(super) enum Command {
     Explain(ExplainArgs),
     /// Recalls a push from everyone who does not have it yet
     Cancel(CancelArgs),
+    /// Releases no more of a push with a schedule, a pace or stages, until it is resumed
+    Hold(HoldArgs),
+    /// Goes on with the release of a push that is held
+    Resume(HoldArgs),
+    /// What became of every terminal of every push, from any kept position on
+    Receipts(ReceiptsArgs),
+    /// Where the receipts of an app are posted to
+    Webhook {
+        #[command(flatten)]
+        shared: Shared,
+        #[command(subcommand)]
+        command: WebhookCommand,
+    },
     /// Adds and lists apps (tenants)
     App {
         #[command(flatten)]
@@ -327,9 +341,40 @@ pub(super) struct PushArgs {
     /// Replaces older pushes with the same key that were not handed out
     #[arg(long, value_name = "KEY")]
     pub collapse_key: Option<String>,
+    #[command(flatten)]
+    pub release: ReleaseArgs,
     /// Repeating the command with the same key and content answers the first result; random if not given
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+/// When, and in which parts, a push is handed out.
+#[derive(Debug, Args)]
+pub(super) struct ReleaseArgs {
+    /// Hand it out not before this: 2026-12-24T18:00:00+01:00 or 2026-12-24T18:00:00[Europe/Madrid]
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// Hand it out to so many terminals a second
+    #[arg(long, value_name = "N", conflicts_with_all = ["over", "stages"])]
+    pub per_second: Option<u32>,
+    /// Hand it out evenly over this time
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "stages")]
+    pub over: Option<Duration>,
+    /// Hand it out in stages, each with the time after which it is looked at how many of all released have it, and the
+    /// least share that lets the next follow: 5%/10m/90%,25%/1h/95%,100%
+    #[arg(long, value_name = "STAGES", value_delimiter = ',', value_parser = release::stage)]
+    pub stages: Vec<admin::Stage>,
+    /// If fewer have it, recall it; without this it waits for `resume` or `cancel`
+    #[arg(long, requires = "stages")]
+    pub halt: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HoldArgs {
+    /// Push id
+    pub push: u64,
     #[command(flatten)]
     pub shared: Shared,
 }
@@ -367,6 +412,52 @@ pub(super) struct CancelArgs {
     pub wait: bool,
     #[command(flatten)]
     pub shared: Shared,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReceiptsArgs {
+    /// Go on after the message that had this cursor; without it, from the beginning of what is kept
+    #[arg(long, value_name = "CURSOR")]
+    pub from: Option<String>,
+    /// Only what happens from now on
+    #[arg(long, conflicts_with = "from", requires = "follow")]
+    pub from_now: bool,
+    /// Name the terminals; without it, only how many, or with --json sets of their numbers
+    #[arg(long)]
+    pub expand: bool,
+    /// Wait for more, and go on when the leader changes
+    #[arg(long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub shared: Shared,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WebhookCommand {
+    /// Sets it, or sets it anew: the place in the stream and the secret stay
+    Set {
+        /// https://HOST/PATH
+        url: String,
+        /// Signs what is posted: whsec_ and base64, or @FILE; without it, a new one is made for a new webhook, and shown
+        #[arg(long, value_name = "SECRET", env = "CARILLON_WEBHOOK_SECRET", hide_env_values = true)]
+        secret: Option<String>,
+        /// Make a new secret in any case, and show it
+        #[arg(long, conflicts_with = "secret")]
+        new_secret: bool,
+        /// Name the terminals; without it, sets of their numbers
+        #[arg(long)]
+        expand: bool,
+        /// Only this state; may be repeated
+        #[arg(long = "state", value_name = "STATE")]
+        states: Vec<String>,
+        /// Begin at a cursor of `carillon receipts`
+        #[arg(long, value_name = "CURSOR")]
+        from: Option<String>,
+    },
+    /// Where it posts to, and how that goes
+    Show,
+    /// Removes it
+    Remove,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -36,7 +36,7 @@ pub(super) enum Repeat {
     Read,
     /// It changes the same thing again: idempotency key, registration.
     Same,
-    /// It may take long, and made twice it may fail the second time: once only.
+    /// Made twice it may fail the second time, or do more: once only.
     Never,
 }
 

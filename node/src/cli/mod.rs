@@ -17,7 +17,10 @@ mod files;
 mod nodes;
 mod output;
 mod pushes;
+mod receipts;
+mod release;
 mod terminals;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,7 @@ use std::{fmt, process::ExitCode};
 use clap::Parser as _;
 
 pub use self::files::write_secret;
+pub(crate) use self::output::time;
 use self::{
     args::{Cli, Command, Shared},
     client::Client,
@@ -150,6 +154,22 @@ async fn call(command: Command) -> Result<(), Failure> {
         Command::Cancel(args) => {
             let (mut client, mut out) = open(&args.shared)?;
             pushes::cancel(args, &mut client, &mut out).await
+        }
+        Command::Hold(args) => {
+            let (mut client, mut out) = open(&args.shared)?;
+            pushes::hold(args, &mut client, &mut out).await
+        }
+        Command::Resume(args) => {
+            let (mut client, mut out) = open(&args.shared)?;
+            pushes::resume(args, &mut client, &mut out).await
+        }
+        Command::Receipts(args) => {
+            let (mut client, mut out) = open(&args.shared)?;
+            receipts::run(args, &mut client, &mut out).await
+        }
+        Command::Webhook { shared, command } => {
+            let (mut client, mut out) = open(&shared)?;
+            webhooks::run(command, &mut client, &mut out).await
         }
         // Handled without a client.
         Command::Dev(_) | Command::Node(_) | Command::Config { .. } | Command::Certs { .. } => Ok(()),

@@ -11,10 +11,11 @@ use serde_json::json;
 
 use super::{
     Failure,
-    args::{CancelArgs, ExplainArgs, PushArgs, StatusArgs, TargetState},
+    args::{CancelArgs, ExplainArgs, HoldArgs, PushArgs, StatusArgs, TargetState},
     client::{self, Client, Repeat, refused},
     files,
     output::{Out, table, time},
+    release::{self, Released},
 };
 
 /// How many terminals a dry run names.
@@ -37,6 +38,7 @@ pub(super) async fn push(args: PushArgs, client: &mut Client, out: &mut Out) -> 
         topic: args.topic.unwrap_or_default(),
         qos: args.qos,
         ttl_ms: ttl_ms(args.ttl),
+        release: release::asked(args.release),
         idempotency_key: args.idempotency_key.unwrap_or_else(random_key),
     };
     let key = request.idempotency_key.clone();
@@ -203,6 +205,23 @@ pub(super) async fn cancel(args: CancelArgs, client: &mut Client, out: &mut Out)
     show(answer, out)
 }
 
+pub(super) async fn hold(args: HoldArgs, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let request = admin::HoldRequest { push: args.push, app: client.app.clone() };
+    let answer = client.call(Repeat::Same, request, |channel, request| async move {
+        client::pushes(channel).hold(request).await
+    });
+    show(answer.await?, out)
+}
+
+/// Made once: each time it may let another stage follow.
+pub(super) async fn resume(args: HoldArgs, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    let request = admin::HoldRequest { push: args.push, app: client.app.clone() };
+    let answer = client.call(Repeat::Never, request, |channel, request| async move {
+        client::pushes(channel).resume(request).await
+    });
+    show(answer.await?, out)
+}
+
 /// One line per change. A watch that breaks (the leader changed) is taken up again at another node.
 async fn watch(request: admin::StatusRequest, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
     let mut last = None;
@@ -277,6 +296,8 @@ struct Counted {
     dropped_by_reason: std::collections::BTreeMap<String, u64>,
     accepted_at_ms: u64,
     expires_at_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    release: Option<Released>,
 }
 
 impl From<admin::StatusResponse> for Counted {
@@ -295,6 +316,7 @@ impl From<admin::StatusResponse> for Counted {
             dropped_by_reason: answer.dropped_by_reason.into_iter().collect(),
             accepted_at_ms: answer.accepted_at_ms,
             expires_at_ms: answer.expires_at_ms,
+            release: answer.release.map(Released::from),
         }
     }
 }
@@ -331,6 +353,7 @@ impl Counted {
         let mut rows = vec![vec!["audience".to_owned(), self.audience.to_string()]];
         rows.extend(self.states().into_iter().map(|(name, n)| vec![format!("  {name}"), n.to_string()]));
         rows.extend(self.dropped_by_reason.iter().map(|(why, n)| vec![format!("    {why}"), n.to_string()]));
-        head + &table(&["STATE", "TERMINALS"], &rows)
+        let release = self.release.as_ref().map_or_else(String::new, |release| release.text() + "\n");
+        head + &release + &table(&["STATE", "TERMINALS"], &rows)
     }
 }

@@ -59,6 +59,8 @@ pub struct Config {
     pub tls: Tls,
     pub raft: Raft,
     pub push: Push,
+    pub receipts: Receipts,
+    pub webhook: Webhook,
     pub storage: Storage,
     pub log: Log,
 }
@@ -143,6 +145,25 @@ pub struct Push {
     pub ttl_max: Duration,
     pub owed_per_terminal_max: usize,
     pub retention: Duration,
+}
+
+/// `[receipts]`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Receipts {
+    pub retention: Duration,
+    pub bytes_max: ByteSize,
+}
+
+/// `[webhook]`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Webhook {
+    pub ca: Option<PathBuf>,
+    pub allow_http: bool,
+    pub timeout: Duration,
+    pub retry_min: Duration,
+    pub retry_max: Duration,
 }
 
 /// `[storage]`.
@@ -257,6 +278,24 @@ impl Default for Push {
             ttl_max: limits::PUSH_TTL_MAX,
             owed_per_terminal_max: limits::OWED_PER_TERMINAL_MAX,
             retention: Duration::from_secs(7 * 86_400),
+        }
+    }
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Self { retention: Duration::from_secs(72 * 3_600), bytes_max: ByteSize::mib(1_024) }
+    }
+}
+
+impl Default for Webhook {
+    fn default() -> Self {
+        Self {
+            ca: None,
+            allow_http: false,
+            timeout: Duration::from_secs(10),
+            retry_min: Duration::from_secs(1),
+            retry_max: Duration::from_secs(300),
         }
     }
 }

@@ -103,6 +103,15 @@ settings! {
     push.owed_per_terminal_max: "Most pushes kept for one terminal; more are settled as dropped(over-quota).";
     push.retention: "How long the status of a settled push is kept.";
 
+    receipts.retention: "How long the deltas of receipt streams are kept.";
+    receipts.bytes_max: "Most bytes of these for one app; beyond, the oldest are removed.";
+
+    webhook.ca: "Authorities (PEM) of receivers, beside those of the system. Empty: none.";
+    webhook.allow_http: "Let webhooks be posted to without TLS, to other machines too.";
+    webhook.timeout: "How long a receiver may take to answer.";
+    webhook.retry_min: "Pause before a failed post is tried again; it doubles with every failure.";
+    webhook.retry_max: "The longest pause.";
+
     storage.disk_reserve: "New pushes are refused when less is free on the disk of node.data_dir.";
     storage.cache: "Memory for the terminal sets of recent broad pushes.";
 

@@ -29,6 +29,7 @@ pub(super) fn problems(config: &Config, purpose: Purpose) -> Vec<Problem> {
     let mut check = Check(Vec::new());
     check.pushes(config);
     check.raft(config);
+    check.receipts(config);
     check.mqtt(&config.mqtt);
     check.certificates(config);
     if purpose == Purpose::Run {
@@ -78,6 +79,25 @@ impl Check {
         });
         self.that(push.retention >= Duration::from_secs(1), || {
             "`push.retention` must be at least 1s".to_owned()
+        });
+    }
+
+    fn receipts(&mut self, config: &Config) {
+        let (receipts, webhook) = (&config.receipts, &config.webhook);
+        self.that(receipts.retention >= Duration::from_secs(1), || {
+            "`receipts.retention` must be at least 1s".to_owned()
+        });
+        self.that(receipts.bytes_max.0 >= 1024 * 1024, || {
+            "`receipts.bytes_max` must be at least 1MB".to_owned()
+        });
+        self.that(!webhook.timeout.is_zero() && webhook.timeout <= Duration::from_secs(300), || {
+            "`webhook.timeout` must be more than 0s, and at most 5m".to_owned()
+        });
+        self.that(webhook.retry_min >= Duration::from_millis(10), || {
+            "`webhook.retry_min` must be at least 10ms".to_owned()
+        });
+        self.that(webhook.retry_min <= webhook.retry_max, || {
+            "`webhook.retry_min` is longer than `webhook.retry_max`: lower one or raise the other".to_owned()
         });
     }
 
@@ -158,7 +178,8 @@ impl Check {
                 Some(path) => self.readable(key, path),
             }
         }
-        let optional: [(&str, &Option<PathBuf>); 5] = [
+        let optional: [(&str, &Option<PathBuf>); 6] = [
+            ("webhook.ca", &config.webhook.ca),
             ("api.tls_cert", &config.api.tls_cert),
             ("api.tls_key", &config.api.tls_key),
             ("mqtt.tls_cert", &config.mqtt.tls_cert),

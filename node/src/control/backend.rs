@@ -5,8 +5,11 @@ use cluster_proto::{
     link::{NodeAddresses, UnbindReason},
 };
 use raft_store::{
-    Applied, Command, CommandBody, ControlGroup, MembershipError as GroupMembershipError,
-    ProposeError as GroupProposeError, Refusal, command::SigningKey,
+    Applied, Command, CommandBody, ControlGroup, MembershipError as GroupMembershipError, Positions,
+    ProposeError as GroupProposeError, Refusal,
+    command::SigningKey,
+    receipts::{PageLimits, ReceiptCursor, ReceiptPage},
+    tables::WebhookRecord,
 };
 use tokio::sync::watch;
 
@@ -18,6 +21,7 @@ use crate::api::{
         ReadError, TerminalView,
     },
 };
+use crate::webhook::WebhookState;
 
 impl Control for ControlHandle {
     fn own(&self) -> (NodeId, NodeAddresses) {
@@ -144,6 +148,7 @@ impl Control for ControlHandle {
             accepted_at_ms: record.accepted_at_ms,
             expires_at_ms: record.expires_at_ms,
             replaced_by: record.replaced_by,
+            release: record.release,
         })
     }
 
@@ -164,6 +169,10 @@ impl Control for ControlHandle {
 
     fn offline_since_ms(&self, no: TerminalNo) -> Option<u64> {
         self.group().tables().session(no)?.detached_at_ms
+    }
+
+    fn dispatched_to(&self, push: PushId, no: TerminalNo) -> Option<PushId> {
+        self.group().tables().dispatched_to(push, no)
     }
 
     fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize {
@@ -188,6 +197,35 @@ impl Control for ControlHandle {
 
     fn signing_key(&self) -> Option<SigningKey> {
         self.group().tables().signing_key()
+    }
+
+    fn positions(&self) -> watch::Receiver<Positions> {
+        self.group().positions()
+    }
+
+    fn receipts_begin(&self, app: AppId) -> ReceiptCursor {
+        self.group().tables().receipts_begin(app)
+    }
+
+    fn receipts_end(&self, app: AppId) -> ReceiptCursor {
+        self.group().tables().receipts_end(app)
+    }
+
+    fn receipts(&self, from: ReceiptCursor, limits: PageLimits) -> ReceiptPage {
+        self.group().tables().receipts(from, limits)
+    }
+
+    fn named_at(&self, no: TerminalNo, at_ms: u64) -> Option<TerminalId> {
+        let record = self.group().tables().terminal_by_no(no)?;
+        (no.is_registered() || record.registered_at_ms <= at_ms).then_some(record.id)
+    }
+
+    fn webhook(&self, app: AppId) -> Option<WebhookRecord> {
+        self.group().tables().webhook(app)
+    }
+
+    fn webhook_state(&self, app: AppId) -> Option<WebhookState> {
+        self.webhooks().of(app)
     }
 }
 

@@ -8,7 +8,10 @@ use raft_store::{Applied, ControlGroup, ProposeError};
 use tokio::sync::{oneshot, watch};
 
 use super::{actor::ActorHandle, backend, leader::Question};
-use crate::api::{self, backend::Holding};
+use crate::{
+    api::{self, backend::Holding},
+    webhook::WebhookStates,
+};
 
 /// Cheap to clone. The questions below are answered by the leader only; elsewhere they find nobody.
 #[derive(Clone, Debug)]
@@ -16,6 +19,7 @@ pub struct ControlHandle {
     group: ControlGroup,
     actor: ActorHandle,
     leadership: watch::Receiver<api::backend::Leadership>,
+    webhooks: WebhookStates,
 }
 
 /// An edge as the leader sees it.
@@ -36,7 +40,7 @@ pub struct EdgeInfo {
 impl ControlHandle {
     pub(crate) fn new(group: ControlGroup, actor: ActorHandle) -> Self {
         let leadership = backend::follow_leadership(&group);
-        Self { group, actor, leadership }
+        Self { group, actor, leadership, webhooks: WebhookStates::default() }
     }
 
     pub(super) fn api_leadership(&self) -> watch::Receiver<api::backend::Leadership> {
@@ -46,6 +50,11 @@ impl ControlHandle {
     /// The replicated group.
     pub fn group(&self) -> &ControlGroup {
         &self.group
+    }
+
+    /// How deliveries to webhooks go, while this node leads.
+    pub(crate) fn webhooks(&self) -> &WebhookStates {
+        &self.webhooks
     }
 
     pub(crate) fn actor(&self) -> &ActorHandle {

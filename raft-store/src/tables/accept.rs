@@ -11,10 +11,11 @@ use super::{
     error::StoreError,
     keys,
     push::PushSets,
+    release::{self, Waves},
     resolve::Resolved,
     small::{self, Of},
     txn::Txn,
-    value::{AudienceRow, IdempotencyRow, PushRow},
+    value::{AudienceRow, IdempotencyRow, OVER_QUOTA, OwedValue, PushRow, Slice},
 };
 use crate::{
     Effect,
@@ -35,7 +36,9 @@ pub(crate) fn push(
 ) -> Result<PushId, StoreError> {
     txn.head.last_push += 1;
     let push = PushId::new(GROUP, txn.head.last_push);
-    let (expires_at_ms, urgent) = (txn.now_ms().saturating_add(ttl_ms), options.urgent);
+    let release = options.release.as_ref().and_then(|plan| release::begin(plan, txn.now_ms()));
+    let expires_at_ms = release.map_or(txn.now_ms(), |release| release.due_ms).saturating_add(ttl_ms);
+    let urgent = options.urgent;
     let (shown, qos0) = (audience.shown, TerminalSet(audience.union(|part| &part.qos0)));
     let is_kept = audience.len() > 0 || message.kind == PushKind::Identity || by_back_end;
     let (pending, collapses) = if is_kept {
@@ -52,6 +55,7 @@ pub(crate) fn push(
             options,
             replaced_by: None,
             collapsing: false,
+            release,
             audience: AudienceRow::Small(Vec::new()),
         };
         if let Some(IdempotencyKey { key, digest }) = idempotency {
@@ -59,12 +63,17 @@ pub(crate) fn push(
             txn.insert(keys::idempotency(message.app, key), &row);
         }
         txn.insert(keys::payload(push), &message);
-        store(txn, PushSets { id: push, row }, audience, &qos0.0)?
+        store(txn, PushSets { id: push, row, part: Slice::All }, audience, &qos0.0)?
     } else {
         (not_kept(txn), false)
     };
+    if release.is_some() {
+        // Its waves will be dispatched.
+        return Ok(push);
+    }
     txn.effects.push(Effect::Accepted(Arc::new(AcceptedPush {
         push,
+        of: push,
         message: Arc::new(message),
         pending: TerminalSet(pending),
         shown,
@@ -92,20 +101,26 @@ fn store(
     qos0: &RoaringBitmap,
 ) -> Result<(RoaringBitmap, bool), StoreError> {
     let all = audience.union(|part| &part.any);
-    let value = sets.owed_value();
+    txn.note_accepted(sets.row.app, sets.id, sets.row.audience_len);
+    let value = OwedValue { held: sets.row.release.is_some(), ..sets.owed_value() };
+    if let Some(release) = sets.row.release {
+        txn.insert(keys::release_due(release.due_ms, sets.id), &());
+    }
     let key = sets.row.options.collapse_key.clone();
     let keyed = key.as_deref().map(|key| Keyed { app: sets.row.app, key });
-    let of = Of { push: sets.id, urgent: sets.row.options.urgent, keyed };
+    let none = Waves::default();
+    let of = Of { push: sets.id, urgent: sets.row.options.urgent, keyed, waves: &none };
     txn.insert(keys::expiry(sets.row.expires_at_ms, sets.id), &());
     let is_small = all.len() <= SMALL_AUDIENCE_MAX as u64;
     let mut collapses = false;
-    if let Some(keyed) = keyed.filter(|_| !all.is_empty()) {
+    if let Some(keyed) = keyed.filter(|_| !all.is_empty() && sets.row.release.is_none()) {
         let small: Vec<u32> = if is_small { all.iter().collect() } else { Vec::new() };
         collapses = collapse::mark(txn, keyed, sets.id, &small)?;
     }
     let pending = if is_small {
         let targets = small::accept(txn, of, &all, qos0, value)?;
         let pending = small::in_state(&targets, State::Pending);
+        txn.note(sets.row.app, sets.id, OVER_QUOTA.code(), small::in_state(&targets, OVER_QUOTA));
         sets.row.audience = AudienceRow::Small(targets);
         pending
     } else {

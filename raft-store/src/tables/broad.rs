@@ -4,7 +4,7 @@ use cluster_proto::{PushId, State};
 use roaring::RoaringBitmap;
 
 use super::{
-    blocks::{BlockSets, by_block},
+    blocks::BlockSets,
     db::Read,
     error::StoreError,
     keys,
@@ -29,49 +29,21 @@ pub(crate) fn accept(
     vec![(State::Pending.code(), len)]
 }
 
-/// Settles terminals of one block.
+/// Settles terminals of one block. Answers who is newly in the state, and whether some were pending and none is any
+/// more.
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
-    Of { push, urgent, .. }: Of<'_>,
+    push: PushId,
     counts: &mut Vec<(u8, u64)>,
     block: u16,
     terminals: &RoaringBitmap,
     state: State,
-) -> Result<(), StoreError> {
+) -> Result<(RoaringBitmap, bool), StoreError> {
     let (settled, is_settled) = txn.settle_block(push, block, terminals, state)?;
     add(counts, state, settled.from_pending + settled.from_sent);
     subtract(counts, State::Pending, settled.from_pending);
     subtract(counts, State::Sent, settled.from_sent);
-    if settled.from_pending > 0 && is_settled {
-        txn.delete(keys::block_pending(urgent, block, push));
-    }
-    Ok(())
-}
-
-pub(crate) fn withdraw(
-    txn: &mut Txn<'_>,
-    of: Of<'_>,
-    counts: &mut Vec<(u8, u64)>,
-    in_flight: &RoaringBitmap,
-    value: OwedValue,
-    state: State,
-) -> Result<(), StoreError> {
-    let Of { push, urgent, .. } = of;
-    for block in blocks(txn, push)? {
-        let pending = txn.block(push, block)?.pending.clone();
-        settle(txn, of, counts, block, &(&pending - in_flight), state)?;
-        if !pending.is_disjoint(in_flight) {
-            txn.put(keys::block_pending(urgent, block, push), &value);
-        }
-    }
-    Ok(())
-}
-
-/// Writes `value` to the blocks of `terminals`, which are pending.
-pub(crate) fn pass_over(txn: &mut Txn<'_>, of: Of<'_>, terminals: &RoaringBitmap, value: OwedValue) {
-    for (block, _) in by_block(terminals) {
-        txn.put(keys::block_pending(of.urgent, block, of.push), &value);
-    }
+    Ok((settled.gained, settled.from_pending > 0 && is_settled))
 }
 
 /// The union over all blocks.

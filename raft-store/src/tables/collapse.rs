@@ -17,6 +17,7 @@ use super::{
     error::StoreError,
     keys,
     push::PushSets,
+    release::Waves,
     txn::Txn,
     value::{AudienceRow, CollapseRow, decode_set},
 };
@@ -46,6 +47,8 @@ impl Keyed<'_> {
 pub struct ToCollapse {
     /// For whom each is replaced; the newer push's audience and those who still have to get the older one.
     pub replaced: Vec<(PushId, TerminalSet)>,
+    /// How many the newer push was released to when this was found.
+    pub released: u64,
     /// Where the next part begins; `None`: this is the last.
     pub next: Option<(TerminalNo, PushId)>,
 }
@@ -67,9 +70,14 @@ pub(crate) fn mark(
         found = found || has_any(keys::collapse_keys_of(of.app, of.key, TerminalNo(*no)))?;
     }
     if found {
-        txn.put(keys::collapse(push), &CollapseRow { after: None });
+        txn.put(keys::collapse(push), &CollapseRow::default());
     }
     Ok(found)
+}
+
+/// More of a push is released: what it replaces is looked for from the start.
+pub(crate) fn mark_again(txn: &mut Txn<'_>, push: PushId, released: u64) {
+    txn.put(keys::collapse(push), &CollapseRow { after: None, released });
 }
 
 /// Marked pushes, in order.
@@ -84,9 +92,13 @@ pub(crate) fn to_collapse(
     by: PushId,
     limit: usize,
 ) -> Result<Option<ToCollapse>, StoreError> {
-    let Some(CollapseRow { after }) = read(tables, &keys::collapse(by))? else { return Ok(None) };
-    let Some(new) = PushSets::open(tables, by)? else { return Ok(Some(ToCollapse::default())) };
-    let Some(Keyed { app, key }) = new.keyed() else { return Ok(Some(ToCollapse::default())) };
+    let Some(CollapseRow { after, released }) = read(tables, &keys::collapse(by))? else { return Ok(None) };
+    let Some(new) = PushSets::open(tables, by)? else {
+        return Ok(Some(ToCollapse { released, ..ToCollapse::default() }));
+    };
+    let Some(Keyed { app, key }) = new.keyed() else {
+        return Ok(Some(ToCollapse { released, ..ToCollapse::default() }));
+    };
     let gets = gets(tables, &new)?;
     let mut found = BTreeSet::new();
     let (mut looked_at, mut last) = (0, None);
@@ -127,16 +139,17 @@ pub(crate) fn to_collapse(
             replaced.push((push, TerminalSet(nos)));
         }
     }
-    Ok(Some(ToCollapse { replaced, next: last.filter(|_| looked_at >= limit) }))
+    Ok(Some(ToCollapse { replaced, released, next: last.filter(|_| looked_at >= limit) }))
 }
 
 /// Those who have the push or may still get it: whoever it was recalled from, or would not be kept for, keeps the older.
 pub(crate) fn gets(tables: &impl Read, push: &PushSets) -> Result<RoaringBitmap, StoreError> {
     let mut gets = RoaringBitmap::new();
     for state in [State::Pending, State::Delivered, State::Sent] {
-        gets |= push.in_state(tables, state)?;
+        gets |= push.whole(tables, state)?;
     }
-    Ok(gets)
+    // What is not released replaces nothing yet.
+    Ok(if push.row.release.is_some() { Waves::of(tables, push)?.released(&gets) } else { gets })
 }
 
 /// Pushes that are being collapsed somewhere, after `after`, in order.

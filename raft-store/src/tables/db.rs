@@ -240,7 +240,8 @@ fn family_options(family: Family, cache: &Cache) -> Options {
         | Family::Sessions
         | Family::Pushes
         | Family::Owed
-        | Family::Retained => {}
+        | Family::Retained
+        | Family::Receipts => {}
     }
     options
 }

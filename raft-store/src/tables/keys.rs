@@ -29,11 +29,13 @@ pub(crate) enum Family {
     Sets,
     /// Which topics have a retained message, without the messages.
     Retained,
+    /// Deltas of the receipt streams, and webhooks.
+    Receipts,
 }
 
 impl Family {
     /// All, in order.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Meta,
         Self::Terminals,
         Self::Sessions,
@@ -42,6 +44,7 @@ impl Family {
         Self::Owed,
         Self::Sets,
         Self::Retained,
+        Self::Receipts,
     ];
 
     /// The name on disk.
@@ -55,6 +58,7 @@ impl Family {
             Self::Owed => "owed",
             Self::Sets => "sets",
             Self::Retained => "retained",
+            Self::Receipts => "receipts",
         }
     }
 
@@ -107,6 +111,10 @@ mod tag {
     pub(super) const COLLAPSE_KEY: u8 = 0x35;
     pub(super) const COLLAPSE: u8 = 0x36;
     pub(super) const COLLAPSING: u8 = 0x37;
+    pub(super) const RELEASE_DUE: u8 = 0x38;
+    pub(super) const WAVE: u8 = 0x39;
+    pub(super) const WAVE_OF: u8 = 0x3a;
+    pub(super) const HALTED: u8 = 0x3b;
 
     pub(super) const PAYLOAD: u8 = 0x40;
     pub(super) const RETAINED_MESSAGE: u8 = 0x41;
@@ -122,6 +130,11 @@ mod tag {
     pub(super) const RETAINED_EXPIRY: u8 = 0x71;
     pub(super) const RETAINED_COUNT: u8 = 0x72;
     pub(super) const RETAINED_ID: u8 = 0x73;
+
+    pub(super) const RECEIPTS: u8 = 0x80;
+    pub(super) const RECEIPT_COUNT: u8 = 0x81;
+    pub(super) const WEBHOOK: u8 = 0x82;
+    pub(super) const WEBHOOK_PLACE: u8 = 0x83;
 }
 
 /// The directions of QoS 2 exchanges, and of QoS 1 deliveries that go on with a session.
@@ -436,11 +449,6 @@ pub(crate) fn push(push: PushId) -> Key {
     Builder::new(tag::PUSH).u64(push.0).done()
 }
 
-/// All pushes, in id order.
-pub(crate) fn pushes() -> Key {
-    Builder::new(tag::PUSH).done()
-}
-
 /// (app, key) → the push first accepted under it.
 pub(crate) fn idempotency(app: AppId, key: &str) -> Key {
     Builder::new(tag::IDEMPOTENCY).u32(app.0).tail(key)
@@ -514,6 +522,41 @@ pub(crate) fn collapsing(push: PushId) -> Key {
 /// All of them.
 pub(crate) fn all_collapsing() -> Key {
     Builder::new(tag::COLLAPSING).done()
+}
+
+/// (time, push): its release goes on then.
+pub(crate) fn release_due(at_ms: u64, push: PushId) -> Key {
+    Builder::new(tag::RELEASE_DUE).u64(at_ms).u64(push.0).done()
+}
+
+/// All releases that wait, the first to go on first.
+pub(crate) fn releases_due() -> Key {
+    Builder::new(tag::RELEASE_DUE).done()
+}
+
+/// wave → the push it is of, and which part.
+pub(crate) fn wave(wave: PushId) -> Key {
+    Builder::new(tag::WAVE).u64(wave.0).done()
+}
+
+/// (push, wave): the waves of a push, in the order of their release.
+pub(crate) fn wave_of(push: PushId, wave: PushId) -> Key {
+    Builder::new(tag::WAVE_OF).u64(push.0).u64(wave.0).done()
+}
+
+/// All waves of a push.
+pub(crate) fn waves_of(push: PushId) -> Key {
+    Builder::new(tag::WAVE_OF).u64(push.0).done()
+}
+
+/// A push whose roll-out went badly, and that is to be recalled.
+pub(crate) fn halted(push: PushId) -> Key {
+    Builder::new(tag::HALTED).u64(push.0).done()
+}
+
+/// All of them.
+pub(crate) fn halteds() -> Key {
+    Builder::new(tag::HALTED).done()
 }
 
 /// push → message.
@@ -599,6 +642,47 @@ pub(crate) fn retained_id(id: PushId) -> Key {
 /// app → how much is retained.
 pub(crate) fn retained_count(app: AppId) -> Key {
     Builder::new(tag::RETAINED_COUNT).u32(app.0).done()
+}
+
+/// (app, log index, part) → what became of terminals in that entry.
+pub(crate) fn receipts(app: AppId, index: u64, part: u32) -> Key {
+    Builder::new(tag::RECEIPTS).u32(app.0).u64(index).u32(part).done()
+}
+
+/// All such of an app, oldest first.
+pub(crate) fn receipts_of(app: AppId) -> Key {
+    Builder::new(tag::RECEIPTS).u32(app.0).done()
+}
+
+/// Log index and part of a key of [`receipts`].
+pub(crate) fn receipts_place_of(key: &[u8]) -> Option<(u64, u32)> {
+    let (index, part) = key.get(5..)?.split_first_chunk()?;
+    Some((u64::from_be_bytes(*index), u32::from_be_bytes(part.try_into().ok()?)))
+}
+
+/// app → how many deltas are kept, and from where.
+pub(crate) fn receipt_count(app: AppId) -> Key {
+    Builder::new(tag::RECEIPT_COUNT).u32(app.0).done()
+}
+
+/// All such.
+pub(crate) fn receipt_counts() -> Key {
+    Builder::new(tag::RECEIPT_COUNT).done()
+}
+
+/// app → its webhook.
+pub(crate) fn webhook(app: AppId) -> Key {
+    Builder::new(tag::WEBHOOK).u32(app.0).done()
+}
+
+/// All webhooks.
+pub(crate) fn webhooks() -> Key {
+    Builder::new(tag::WEBHOOK).done()
+}
+
+/// app → how far its webhook is.
+pub(crate) fn webhook_place(app: AppId) -> Key {
+    Builder::new(tag::WEBHOOK_PLACE).u32(app.0).done()
 }
 
 /// The first key after all that begin with `prefix`.
@@ -699,6 +783,7 @@ mod tests {
                 collapse_key(app_1, "b", TerminalNo(u32::MAX), PushId(0)),
                 collapse_key(app_1, "aa", no, PushId(0)),
             ],
+            vec![receipts(app_1, 255, 9), receipts(app_1, 256, 0), receipts(app_1, 256, 1)],
             [0, 9, 256].map(|block| in_block(tagged_blocks(app_1, "k", "v"), block)).to_vec(),
             vec![outbound(no, 255), outbound(no, 256), inbound(no, 0), outbound(TerminalNo(8), 0)],
             vec![retained(app_1, "a"), retained(app_1, "a/b"), retained(app_1, "b"), retained(AppId(2), "a")],
@@ -750,6 +835,7 @@ mod tests {
             owed_by(false, TerminalNo(0)),
             set_blocks(PushId(1)),
             retained_count(AppId(1)),
+            webhooks(),
         ];
         let families: Vec<_> = keys.iter().map(|key| Family::of(key)).collect();
         assert_eq!(families, Family::ALL);
@@ -773,6 +859,8 @@ mod tests {
         assert_eq!(no_of(&group_member(TerminalNo(1), TerminalNo(2))), Some(TerminalNo(2)));
         let key = handed_out(PushId(1), TerminalNo(2), TerminalNo(3), 4);
         assert_eq!(handed_out_target_of(&key), Some(TerminalNo(2)));
+        assert_eq!(receipts_place_of(&receipts(AppId(1), 258, 3)), Some((258, 3)));
+        assert_eq!(receipts_place_of(&receipts_of(AppId(1))), None);
     }
 
     #[test]
@@ -801,6 +889,10 @@ mod tests {
             (collapse(PushId(4)), "360000000000000004"),
             (collapsing(PushId(4)), "370000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),
+            (release_due(258, PushId(3)), "3800000000000001020000000000000003"),
+            (wave(PushId(3)), "390000000000000003"),
+            (wave_of(PushId(5), PushId(6)), "3a00000000000000050000000000000006"),
+            (halted(PushId(3)), "3b0000000000000003"),
             (will_due(258, TerminalNo(3)), "27000000000000010200000003"),
             (outbound(TerminalNo(3), 4), "2800000003000004"),
             (inbound(TerminalNo(3), 4), "2800000003010004"),
@@ -813,6 +905,10 @@ mod tests {
             (retained(AppId(1), "a/b"), "7000000001612f62"),
             (retained_expiry(5, AppId(1), "a"), "7100000000000000050000000161"),
             (retained_id(PushId::retained(5)), "73ff00000000000005"),
+            (receipts(AppId(1), 258, 3), "8000000001000000000000010200000003"),
+            (receipt_count(AppId(1)), "8100000001"),
+            (webhook(AppId(1)), "8200000001"),
+            (webhook_place(AppId(1)), "8300000001"),
         ];
         for (key, hex) in golden {
             assert_eq!(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), hex);

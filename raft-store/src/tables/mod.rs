@@ -32,8 +32,10 @@ mod numbers;
 mod owed;
 mod push;
 mod query;
+mod receipts;
 mod records;
 mod refusals;
+mod release;
 mod resolve;
 mod retained;
 mod sessions;
@@ -70,8 +72,8 @@ pub use self::{
     collapse::ToCollapse,
     error::{OpenError, StoreError},
     records::{
-        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, RetainedPage, SessionRecord,
-        TerminalRecord, Withdrawn,
+        Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, ReleasePhase, ReleaseRecord,
+        RetainedPage, SessionRecord, TerminalRecord, WebhookRecord, Withdrawn,
     },
 };
 use crate::{Applied, CommandBatch, Effect};

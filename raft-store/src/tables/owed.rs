@@ -3,6 +3,8 @@
 //! The cost of reading follows what is owed, not how many pushes live. The quota counts small pushes only: a count
 //! of the broad ones would cost a look at every broad push of the block at every accept.
 
+use std::collections::BTreeSet;
+
 use cluster_proto::{PushId, TerminalNo, link::After};
 
 use super::{
@@ -96,12 +98,14 @@ fn of_priority(
         return Ok(Vec::new());
     }
     let first = PushId(after.0 + 1);
-    let is_live = |value: &OwedValue| !value.withdrawn && value.expires_at_ms > now_ms;
+    let is_live = |value: &OwedValue| !value.withdrawn && !value.held && value.expires_at_ms > now_ms;
+    let of = |push, value: &OwedValue| value.wave.map_or(push, |wave| wave.push);
     let mut owed = Vec::new();
     let visit: Visit<'_> = &mut |key, bytes| {
         let (push, value) = (push_of(key)?, OwedValue::decode(key, bytes)?);
         if is_live(&value) {
-            owed.push(OwedRow { push, urgent, qos0: value.qos0, expires_at_ms: value.expires_at_ms });
+            let OwedValue { qos0, expires_at_ms, .. } = value;
+            owed.push(OwedRow { push, of: of(push, &value), urgent, qos0, expires_at_ms });
         }
         Ok(owed.len() < limit)
     };
@@ -109,11 +113,12 @@ fn of_priority(
     let small = owed.len();
     let visit: Visit<'_> = &mut |key, bytes| {
         let (push, value) = (push_of(key)?, OwedValue::decode(key, bytes)?);
-        if is_live(&value) {
-            let sets = tables.block(push, no.block())?;
-            if sets.pending.contains(no.0) && !is_replaced(tables, &value, push, no)? {
-                let qos0 = sets.qos0.contains(no.0);
-                owed.push(OwedRow { push, urgent, qos0, expires_at_ms: value.expires_at_ms });
+        if is_live(&value) && value.wave.is_none_or(|wave| wave.slice.contains(no.0)) {
+            let of = of(push, &value);
+            let sets = tables.block(of, no.block())?;
+            if sets.pending.contains(no.0) && !is_replaced(tables, &value, of, no)? {
+                let (qos0, expires_at_ms) = (sets.qos0.contains(no.0), value.expires_at_ms);
+                owed.push(OwedRow { push, of, urgent, qos0, expires_at_ms });
             }
         }
         Ok(owed.len() - small < limit)
@@ -149,8 +154,15 @@ pub(crate) fn len(tables: &impl Read, no: TerminalNo, limit: usize) -> Result<us
     let mut len = small_len(tables, no, limit)?;
     for urgent in [true, false] {
         if len < limit {
-            tables.scan_prefix(&keys::block_pendings(urgent, no.block()), &mut |key, _| {
-                len += usize::from(tables.block(push_of(key)?, no.block())?.pending.contains(no.0));
+            // A push with a plan has several rows in a block, and is owed once.
+            let mut in_waves = BTreeSet::new();
+            tables.scan_prefix(&keys::block_pendings(urgent, no.block()), &mut |key, bytes| {
+                let (push, value) = (push_of(key)?, OwedValue::decode(key, bytes)?);
+                let of = value.wave.map_or(push, |wave| wave.push);
+                let is_counted = (value.held || value.wave.is_some()) && !in_waves.insert(of);
+                if !is_counted && tables.block(of, no.block())?.pending.contains(no.0) {
+                    len += 1;
+                }
                 Ok(len < limit)
             })?;
         }

@@ -9,11 +9,12 @@ use super::{
     collapse::{self, Keyed},
     db::{Read, read},
     error::StoreError,
-    exchanges, keys,
+    exchanges, keys, owed,
     records::Counts,
+    release::{self, Waves},
     small::{self, Of},
     txn::Txn,
-    value::{AudienceRow, OwedValue, PushRow, Withdrawn},
+    value::{AudienceRow, OwedValue, PushRow, Slice, WaveRow, Withdrawn},
 };
 
 /// A push and its states. Changes of the row are written by [`PushSets::close`].
@@ -21,11 +22,17 @@ use super::{
 pub(crate) struct PushSets {
     pub(crate) id: PushId,
     pub(crate) row: PushRow,
+    /// Found by the id of a wave: what is read of it is of that part only.
+    pub(crate) part: Slice,
 }
 
 impl PushSets {
     pub(crate) fn open(tables: &impl Read, id: PushId) -> Result<Option<Self>, StoreError> {
-        Ok(read(tables, &keys::push(id))?.map(|row| Self { id, row }))
+        if let Some(row) = read(tables, &keys::push(id))? {
+            return Ok(Some(Self { id, row, part: Slice::All }));
+        }
+        let Some(WaveRow { push, slice }) = release::wave(tables, id)? else { return Ok(None) };
+        Ok(read(tables, &keys::push(push))?.map(|row| Self { id: push, row, part: slice }))
     }
 
     /// Moves those of `terminals` whose state allows it to `state` (I4).
@@ -36,12 +43,74 @@ impl PushSets {
         state: State,
     ) -> Result<(), StoreError> {
         debug_assert_ne!(state, State::Pending, "pending is where a push begins");
-        let (of, audience) = parts(self.id, &mut self.row);
-        match audience {
-            AudienceRow::Small(targets) => small::settle(txn, of, targets, terminals, state),
-            AudienceRow::Broad(counts) => {
+        let gained = match &self.row.audience {
+            AudienceRow::Small(_) => self.settle_small(txn, terminals, state)?,
+            AudienceRow::Broad(_) => {
+                let mut gained = RoaringBitmap::new();
                 for (block, terminals) in by_block(terminals) {
-                    broad::settle(txn, of, counts, block, &terminals, state)?;
+                    gained |= self.settle_block(txn, block, &terminals, state)?;
+                }
+                gained
+            }
+        };
+        txn.note(self.row.app, self.id, state.code(), gained);
+        Ok(())
+    }
+
+    /// Answers who is newly in the state.
+    fn settle_small(
+        &mut self,
+        txn: &mut Txn<'_>,
+        terminals: &RoaringBitmap,
+        state: State,
+    ) -> Result<RoaringBitmap, StoreError> {
+        let waves = Waves::of(txn, self)?;
+        let (of, audience) = parts(self.id, &mut self.row, &waves);
+        let AudienceRow::Small(targets) = audience else { return Ok(RoaringBitmap::new()) };
+        Ok(small::settle(txn, of, targets, terminals, state))
+    }
+
+    /// One block of a broad push; answers who is newly in the state. Where nothing is pending any more, nothing is owed.
+    fn settle_block(
+        &mut self,
+        txn: &mut Txn<'_>,
+        block: u16,
+        terminals: &RoaringBitmap,
+        state: State,
+    ) -> Result<RoaringBitmap, StoreError> {
+        let AudienceRow::Broad(counts) = &mut self.row.audience else { return Ok(RoaringBitmap::new()) };
+        let (gained, is_settled) = broad::settle(txn, self.id, counts, block, terminals, state)?;
+        if is_settled {
+            let urgent = self.row.options.urgent;
+            txn.delete(keys::block_pending(urgent, block, self.id));
+            for (wave, _) in Waves::of(txn, self)?.iter() {
+                txn.delete(keys::block_pending(urgent, block, *wave));
+            }
+        }
+        Ok(gained)
+    }
+
+    /// A wave begins: `pending`, who were held, are owed it.
+    pub(crate) fn owe_wave(
+        &self,
+        txn: &mut Txn<'_>,
+        id: PushId,
+        wave: WaveRow,
+        pending: &RoaringBitmap,
+    ) -> Result<(), StoreError> {
+        let value = OwedValue { wave: Some(wave), ..self.owed_value() };
+        let urgent = self.row.options.urgent;
+        match &self.row.audience {
+            AudienceRow::Small(targets) => {
+                for target in targets.iter().filter(|target| pending.contains(target.no)) {
+                    owed::remove(txn, urgent, TerminalNo(target.no), self.id);
+                    let value = OwedValue { qos0: target.qos0, ..value };
+                    owed::insert(txn, urgent, TerminalNo(target.no), id, value);
+                }
+            }
+            AudienceRow::Broad(_) => {
+                for (block, _) in by_block(pending) {
+                    txn.insert(keys::block_pending(urgent, block, id), &value);
                 }
             }
         }
@@ -60,18 +129,31 @@ impl PushSets {
             return Ok(());
         }
         let reason = *self.row.withdrawn.get_or_insert(reason);
+        release::stop(txn, self);
         txn.delete(keys::expiry(self.row.expires_at_ms, self.id));
         txn.put(keys::withdrawn(self.id), &());
-        let owed = self.owed_value();
-        self.settle(txn, &(exchanges::handed_out(txn, self.id)? - in_flight), State::Sent)?;
+        let waves = Waves::of(txn, self)?;
+        let handed_out = self.handed_out(txn, &waves)?;
+        // What is not released is in flight nowhere.
+        let in_flight = if self.row.release.is_some() { &waves.released(in_flight) } else { in_flight };
+        self.settle(txn, &(handed_out - in_flight), State::Sent)?;
         // Replaced before it was taken back.
         self.settle(txn, &(self.collapsing(txn)? - in_flight), State::Collapsed)?;
-        let (of, audience) = parts(self.id, &mut self.row);
-        match audience {
-            AudienceRow::Small(targets) => small::withdraw(txn, of, targets, in_flight, owed, reason.state()),
-            AudienceRow::Broad(counts) => broad::withdraw(txn, of, counts, in_flight, owed, reason.state())?,
-        }
+        let left = self.whole(txn, State::Pending)? - in_flight;
+        self.settle(txn, &left, reason.state())?;
+        let pending = self.whole(txn, State::Pending)?;
+        // All of it is released.
+        self.mark_owed(txn, &waves, &pending, self.owed_value(), true);
         Ok(())
+    }
+
+    /// Targets that a connection handed it to, under any of its ids, and whose session goes on with it.
+    fn handed_out(&self, txn: &Txn<'_>, waves: &Waves) -> Result<RoaringBitmap, StoreError> {
+        let mut handed_out = exchanges::handed_out(txn, self.id)?;
+        for (wave, _) in waves.iter() {
+            handed_out |= exchanges::handed_out(txn, *wave)?;
+        }
+        Ok(handed_out)
     }
 
     /// `by` replaces the push for `terminals`: whoever of them is pending and not in flight settles, as sent if an earlier
@@ -89,8 +171,11 @@ impl PushSets {
             return Ok(());
         }
         self.row.replaced_by = self.row.replaced_by.max(Some(by));
+        let waves = Waves::of(txn, self)?;
+        // What is not released is in flight nowhere.
+        let in_flight = if self.row.release.is_some() { &waves.released(in_flight) } else { in_flight };
         let (held, free) = (&pending & in_flight, &pending - in_flight);
-        self.settle(txn, &(exchanges::handed_out(txn, self.id)? & &free), State::Sent)?;
+        self.settle(txn, &(self.handed_out(txn, &waves)? & &free), State::Sent)?;
         self.settle(txn, &free, State::Collapsed)?;
         if held.is_empty() {
             return Ok(());
@@ -98,16 +183,45 @@ impl PushSets {
         *txn.set_mut(keys::collapsing(self.id))? |= &held;
         self.row.collapsing = true;
         let owed = self.owed_value();
-        let (of, audience) = parts(self.id, &mut self.row);
-        match audience {
-            AudienceRow::Small(targets) => {
-                small::pass_over(txn, of, targets, &held, OwedValue { withdrawn: true, ..owed });
+        // A row of a small push is one terminal's.
+        let is_small = matches!(self.row.audience, AudienceRow::Small(_));
+        self.mark_owed(txn, &waves, &held, OwedValue { withdrawn: is_small, ..owed }, false);
+        Ok(())
+    }
+
+    /// Writes `value` where these, who are pending, are owed it. `ends`: nothing of it is held back any more.
+    fn mark_owed(
+        &self,
+        txn: &mut Txn<'_>,
+        waves: &Waves,
+        pending: &RoaringBitmap,
+        value: OwedValue,
+        ends: bool,
+    ) {
+        let urgent = self.row.options.urgent;
+        if let AudienceRow::Small(targets) = &self.row.audience {
+            for target in targets.iter().filter(|target| pending.contains(target.no)) {
+                let (id, wave) = waves.of_terminal(self.id, target.no);
+                let value = OwedValue { qos0: target.qos0, wave, ..value };
+                txn.put(keys::owed(urgent, TerminalNo(target.no), id), &value);
             }
-            AudienceRow::Broad(_) => {
-                broad::pass_over(txn, of, &held, OwedValue { collapsing: true, ..owed });
+            return;
+        }
+        for (block, pending) in by_block(pending) {
+            if self.row.release.is_none() {
+                txn.put(keys::block_pending(urgent, block, self.id), &value);
+                continue;
+            }
+            if ends {
+                txn.delete(keys::block_pending(urgent, block, self.id));
+            }
+            for (id, slice) in waves.iter() {
+                if !slice.of(&pending).is_empty() {
+                    let wave = Some(WaveRow { push: self.id, slice: *slice });
+                    txn.put(keys::block_pending(urgent, block, *id), &OwedValue { wave, ..value });
+                }
             }
         }
-        Ok(())
     }
 
     /// Those for whom it is replaced, and who may have it in flight.
@@ -131,6 +245,7 @@ impl PushSets {
             }
         }
         if self.row.settled_at_ms.is_none() && self.count(State::Pending) == 0 {
+            release::stop(txn, &mut self);
             self.row.settled_at_ms = Some(txn.now_ms());
             if self.row.withdrawn.is_some() {
                 txn.delete(keys::withdrawn(self.id));
@@ -163,8 +278,19 @@ impl PushSets {
         }
     }
 
-    /// Who is in a state.
+    /// Who of the part is in a state.
     pub(crate) fn in_state(&self, tables: &impl Read, state: State) -> Result<RoaringBitmap, StoreError> {
+        match (self.part, &self.row.audience) {
+            (Slice::All, _) => self.whole(tables, state),
+            (slice, AudienceRow::Broad(_)) if state == State::Pending => {
+                release::pending_in(tables, self.id, slice)
+            }
+            (slice, _) => Ok(slice.of(&self.whole(tables, state)?)),
+        }
+    }
+
+    /// Who is in a state, whatever the part.
+    pub(crate) fn whole(&self, tables: &impl Read, state: State) -> Result<RoaringBitmap, StoreError> {
         match &self.row.audience {
             AudienceRow::Small(targets) => Ok(small::in_state(targets, state)),
             AudienceRow::Broad(_) => broad::union(tables, self.id, |block| block.in_state(state)),
@@ -186,6 +312,9 @@ impl PushSets {
     }
 
     pub(crate) fn is_pending(&self, tables: &impl Read, no: TerminalNo) -> Result<bool, StoreError> {
+        if !self.part.contains(no.0) {
+            return Ok(false);
+        }
         match &self.row.audience {
             AudienceRow::Small(targets) => Ok(small::in_state(targets, State::Pending).contains(no.0)),
             AudienceRow::Broad(_) => Ok(tables.block(self.id, no.block())?.pending.contains(no.0)),
@@ -228,7 +357,9 @@ impl PushSets {
             withdrawn: self.row.withdrawn.is_some(),
             collapsing: self.row.collapsing,
             qos0: false,
+            held: false,
             expires_at_ms: self.row.expires_at_ms,
+            wave: None,
         }
     }
 
@@ -239,10 +370,10 @@ impl PushSets {
 }
 
 /// What the rows of a push are found by, and its audience.
-fn parts(push: PushId, row: &mut PushRow) -> (Of<'_>, &mut AudienceRow) {
+fn parts<'a>(push: PushId, row: &'a mut PushRow, waves: &'a Waves) -> (Of<'a>, &'a mut AudienceRow) {
     let PushRow { app, options, audience, .. } = row;
     let keyed = options.collapse_key.as_deref().map(|key| Keyed { app: *app, key });
-    (Of { push, urgent: options.urgent, keyed }, audience)
+    (Of { push, urgent: options.urgent, keyed, waves }, audience)
 }
 
 fn keyed(row: &PushRow) -> Option<Keyed<'_>> {

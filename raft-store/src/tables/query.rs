@@ -19,13 +19,26 @@ use super::{
     error::StoreError,
     exchanges, groups, keys, lock, owed,
     push::PushSets,
-    records::{Counts, OwedRow, PushRecord, RetainedPage, SessionRecord, TerminalRecord},
+    receipts,
+    records::{
+        Counts, OwedRow, PushRecord, ReleaseRecord, RetainedPage, SessionRecord, TerminalRecord,
+        WebhookRecord,
+    },
     refusals,
+    release::{self, Waves},
     resolve::{self, About},
     retained, subscriptions,
-    value::{AppRow, CollapseRow, EdgeRow, Labels, PushRow, SessionRow, Stored as _, TerminalRow},
+    value::{
+        AppRow, CollapseRow, EdgeRow, Labels, PushRow, ReceiptCount, SessionRow, Stored as _, TerminalRow,
+        WebhookRow,
+    },
 };
-use crate::{Refusal, command::SigningKey, effect::AcceptedPush};
+use crate::{
+    Refusal,
+    command::SigningKey,
+    effect::AcceptedPush,
+    receipts::{PageLimits, ReceiptCursor, ReceiptPage},
+};
 
 impl Tables {
     /// The app of a name.
@@ -195,9 +208,9 @@ impl Tables {
     /// A push and how it stands.
     pub fn push(&self, push: PushId) -> Option<PushRecord> {
         self.ask(|view| {
-            let row = read::<PushRow>(view, &keys::push(push))?;
-            let message = read::<Message>(view, &keys::payload(push))?;
-            Ok(row.zip(message).map(|(row, message)| PushRecord {
+            let Some(PushSets { id, row, .. }) = PushSets::open(view, push)? else { return Ok(None) };
+            let message = read::<Message>(view, &keys::payload(id))?;
+            Ok(message.map(|message| PushRecord {
                 message: Arc::new(message),
                 accepted_at_ms: row.accepted_at_ms,
                 expires_at_ms: row.expires_at_ms,
@@ -206,6 +219,11 @@ impl Tables {
                 audience_len: row.audience_len,
                 withdrawn: row.withdrawn,
                 settled_at_ms: row.settled_at_ms,
+                release: row.release.map(|release| ReleaseRecord {
+                    phase: release.phase,
+                    due_ms: release.due_ms,
+                    released: release.released,
+                }),
             }))
         })
     }
@@ -292,22 +310,15 @@ impl Tables {
         self.ask(|view| owed::len(view, no, limit))
     }
 
-    /// Pushes after `after` that are pending somewhere and not withdrawn, in order: what a dispatcher that missed
+    /// Pushes and waves after `after` that are pending somewhere and not withdrawn, in order: what a dispatcher that missed
     /// effects has to do (I7).
     pub fn accepted_after(&self, after: PushId, limit: usize) -> Vec<Arc<AcceptedPush>> {
         self.ask(|view| {
+            let (ids, _) = dispatched(view, after, PushId(u64::MAX), limit)?;
             let mut accepted = Vec::new();
-            if limit == 0 {
-                return Ok(accepted);
+            for id in ids {
+                accepted.extend(accepted_push(view, id)?);
             }
-            let end = keys::prefix_end(&keys::pushes());
-            view.scan(&keys::after(keys::push(after)), end, &mut |key, bytes| {
-                let row = PushRow::decode(key, bytes)?;
-                if row.settled_at_ms.is_none() && row.withdrawn.is_none() {
-                    accepted.extend(accepted_push(view, PushSets { id: owed::push_of(key)?, row })?);
-                }
-                Ok(accepted.len() < limit)
-            })?;
             Ok(accepted)
         })
     }
@@ -347,28 +358,58 @@ impl Tables {
         self.ask_push(push, |view, push| Ok(TerminalSet(push.collapsing(view)?))).unwrap_or_default()
     }
 
-    /// Of the next `limit` pushes in `after+1..=upto`, those with QoS 0 that are pending somewhere and not withdrawn; and
-    /// up to where was looked.
+    /// Of the next `limit` pushes and waves in `after+1..=upto`, those with QoS 0 that are pending somewhere and not
+    /// withdrawn; and up to where was looked.
     pub fn pending_qos0(&self, after: PushId, upto: PushId, limit: usize) -> (Vec<PushId>, PushId) {
         self.ask(|view| {
-            let (mut pending, mut looked_at, mut last) = (Vec::new(), 0, after);
-            let end = keys::after(keys::push(upto));
-            view.scan(&keys::after(keys::push(after)), end, &mut |key, bytes| {
-                let row = PushRow::decode(key, bytes)?;
-                last = owed::push_of(key)?;
-                if row.settled_at_ms.is_none() && row.withdrawn.is_none() {
-                    pending.push(last);
-                }
-                looked_at += 1;
-                Ok(looked_at < limit)
-            })?;
+            let (ids, looked_upto) = dispatched(view, after, upto, limit)?;
             let mut found = Vec::new();
-            for push in pending {
-                let message = read::<Message>(view, &keys::payload(push))?;
-                found.extend(message.filter(|message| message.qos == Qos::AtMostOnce).map(|_| push));
+            for id in ids {
+                let of = PushSets::open(view, id)?.map_or(id, |push| push.id);
+                let message = read::<Message>(view, &keys::payload(of))?;
+                found.extend(message.filter(|message| message.qos == Qos::AtMostOnce).map(|_| id));
             }
-            Ok((found, if looked_at < limit { upto } else { last }))
+            Ok((found, looked_upto))
         })
+    }
+
+    /// Whether the release of a push goes on at `now_ms`.
+    pub fn releases_due(&self, now_ms: u64) -> bool {
+        let end = keys::release_due(now_ms.saturating_add(1), PushId(0));
+        self.ask(|view| view.any(&keys::releases_due(), end))
+    }
+
+    /// Pushes whose roll-out went badly and that are not recalled yet, with their app, in id order.
+    pub fn halted(&self, limit: usize) -> Vec<(AppId, PushId)> {
+        self.ask(|view| {
+            let mut halted = Vec::new();
+            for key in view.keys(&keys::halteds(), limit)? {
+                let push = PushSets::open(view, owed::push_of(&key)?)?;
+                halted.extend(push.map(|push| (push.row.app, push.id)));
+            }
+            Ok(halted)
+        })
+    }
+
+    /// The ids under which a push was handed out: its own, or those of its waves.
+    pub fn dispatched_as(&self, push: PushId) -> Vec<PushId> {
+        self.ask_push(push, |view, push| match push.row.release {
+            None => Ok(vec![push.id]),
+            Some(_) => Ok(Waves::of(view, push)?.iter().map(|(wave, _)| *wave).collect()),
+        })
+        .unwrap_or_default()
+    }
+
+    /// The id under which a terminal of its audience is handed a push; absent: not released to it.
+    pub fn dispatched_to(&self, push: PushId, no: TerminalNo) -> Option<PushId> {
+        self.ask_push(push, |view, push| match push.row.release {
+            None => Ok(Some(push.id)),
+            Some(_) => {
+                let (id, wave) = Waves::of(view, push)?.of_terminal(push.id, no.0);
+                Ok(wave.map(|_| id))
+            }
+        })
+        .flatten()
     }
 
     /// Pushes whose time to live is over at `now_ms`, and that are not withdrawn.
@@ -389,6 +430,79 @@ impl Tables {
     /// Whether a push has been settled since before `settled_before_ms`: there is something to purge.
     pub fn purge_due(&self, settled_before_ms: u64) -> bool {
         self.ask(|view| view.any(&keys::retentions(), keys::retention(settled_before_ms, PushId(0))))
+    }
+
+    /// Whether a receipt stream has deltas from before `before_ms`, or more than `bytes_max` bytes of them.
+    pub fn receipts_due(&self, before_ms: u64, bytes_max: u64) -> bool {
+        self.ask(|view| {
+            let mut due = false;
+            view.scan_prefix(&keys::receipt_counts(), &mut |key, bytes| {
+                let count = ReceiptCount::decode(key, bytes)?;
+                due = count.rows > 0 && (count.first_at_ms < before_ms || count.bytes > bytes_max);
+                Ok(!due)
+            })?;
+            Ok(due)
+        })
+    }
+
+    /// Where the receipt stream of an app begins now.
+    pub fn receipts_begin(&self, app: AppId) -> ReceiptCursor {
+        self.ask(|view| receipts::begin(view, app).map(Some))
+            .unwrap_or_else(|| ReceiptCursor::deltas(app, 0, 0))
+    }
+
+    /// After everything that has happened.
+    pub fn receipts_end(&self, app: AppId) -> ReceiptCursor {
+        ReceiptCursor::deltas(app, self.applied().index + 1, 0)
+    }
+
+    /// A page of the receipt stream of an app. From a place whose deltas were removed, every push is told as it stands
+    /// first.
+    pub fn receipts(&self, from: ReceiptCursor, limits: PageLimits) -> ReceiptPage {
+        let page = self.ask(|view| receipts::page(view, from, limits).map(Some));
+        page.unwrap_or_else(|| ReceiptPage::empty(from))
+    }
+
+    /// Deltas of all receipt streams, and bytes of them.
+    pub fn receipts_kept(&self) -> (u64, u64) {
+        self.ask(|view| {
+            let mut kept = (0, 0);
+            view.scan_prefix(&keys::receipt_counts(), &mut |key, bytes| {
+                let count = ReceiptCount::decode(key, bytes)?;
+                kept = (kept.0 + count.rows, kept.1 + count.bytes);
+                Ok(true)
+            })?;
+            Ok(kept)
+        })
+    }
+
+    /// The webhook of an app.
+    pub fn webhook(&self, app: AppId) -> Option<WebhookRecord> {
+        self.ask(|view| {
+            let row = read::<WebhookRow>(view, &keys::webhook(app))?;
+            let place = read::<ReceiptCursor>(view, &keys::webhook_place(app))?;
+            Ok(row.zip(place).map(|(row, place)| WebhookRecord {
+                webhook: row.webhook,
+                generation: row.generation,
+                set_at_ms: row.set_at_ms,
+                is_gone: row.is_gone,
+                place,
+            }))
+        })
+    }
+
+    /// The apps with a webhook that is not gone, each with the generation of it.
+    pub fn webhooks(&self) -> Vec<(AppId, u64)> {
+        self.ask(|view| {
+            let mut webhooks = Vec::new();
+            view.scan_prefix(&keys::webhooks(), &mut |key, bytes| {
+                let row = WebhookRow::decode(key, bytes)?;
+                let app = keys::app_of(key).filter(|_| !row.is_gone);
+                webhooks.extend(app.map(|app| (app, row.generation)));
+                Ok(true)
+            })?;
+            Ok(webhooks)
+        })
     }
 
     /// Whether a detached session has to end at `now_ms`.
@@ -543,10 +657,40 @@ fn revoked_until(view: &View, app: AppId, id: &TerminalId) -> Result<u64, StoreE
     Ok(read::<u64>(view, &keys::revoked(app, id))?.unwrap_or(0).max(of_app))
 }
 
-fn accepted_push(view: &View, push: PushSets) -> Result<Option<Arc<AcceptedPush>>, StoreError> {
+/// The next `limit` pushes and waves in `after+1..=upto`: of them those that are pending somewhere and not withdrawn,
+/// ascending, and up to where was looked.
+fn dispatched(
+    view: &View,
+    after: PushId,
+    upto: PushId,
+    limit: usize,
+) -> Result<(Vec<PushId>, PushId), StoreError> {
+    if limit == 0 || after >= upto {
+        return Ok((Vec::new(), after));
+    }
+    let is_live = |row: &PushRow| row.settled_at_ms.is_none() && row.withdrawn.is_none();
+    let mut seen = Vec::new();
+    view.scan(&keys::after(keys::push(after)), keys::after(keys::push(upto)), &mut |key, bytes| {
+        let row = PushRow::decode(key, bytes)?;
+        seen.push((owed::push_of(key)?, is_live(&row) && row.release.is_none()));
+        Ok(seen.len() < limit)
+    })?;
+    for (id, wave) in release::waves_after(view, after, upto, limit)? {
+        let row = read::<PushRow>(view, &keys::push(wave.push))?;
+        seen.push((id, row.is_some_and(|row| is_live(&row))));
+    }
+    seen.sort_unstable();
+    let looked_upto = if seen.len() < limit { upto } else { seen[limit - 1].0 };
+    seen.truncate(limit);
+    Ok((seen.into_iter().filter(|(_, live)| *live).map(|(id, _)| id).collect(), looked_upto))
+}
+
+fn accepted_push(view: &View, id: PushId) -> Result<Option<Arc<AcceptedPush>>, StoreError> {
+    let Some(push) = PushSets::open(view, id)? else { return Ok(None) };
     let Some(message) = read::<Message>(view, &keys::payload(push.id))? else { return Ok(None) };
     Ok(Some(Arc::new(AcceptedPush {
-        push: push.id,
+        push: id,
+        of: push.id,
         message: Arc::new(message),
         pending: TerminalSet(push.in_state(view, State::Pending)?),
         shown: push.row.shown,

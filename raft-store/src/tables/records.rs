@@ -7,8 +7,11 @@ use cluster_proto::{
     link::RetainedMessage,
 };
 
-pub use super::value::Withdrawn;
-use crate::command::PushOptions;
+pub use super::value::{ReleasePhase, Withdrawn};
+use crate::{
+    command::{PushOptions, Webhook},
+    receipts::ReceiptCursor,
+};
 
 /// Where in the log an entry stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +101,19 @@ pub struct PushRecord {
     pub replaced_by: Option<PushId>,
     /// Since when nothing is pending.
     pub settled_at_ms: Option<u64>,
+    /// How far it is released; absent: it was released as it was accepted.
+    pub release: Option<ReleaseRecord>,
+}
+
+/// How far a push is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReleaseRecord {
+    /// What becomes of the rest.
+    pub phase: ReleasePhase,
+    /// While it waits: when it goes on, milliseconds since the epoch.
+    pub due_ms: u64,
+    /// How many terminals it was released to.
+    pub released: u64,
 }
 
 /// How many terminals of a push are in which state.
@@ -119,14 +135,31 @@ impl Counts {
 /// A push a terminal must still get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwedRow {
-    /// Which.
+    /// Which, or the wave of it that this terminal is in.
     pub push: PushId,
+    /// The push itself.
+    pub of: PushId,
     /// It goes before ordinary ones.
     pub urgent: bool,
     /// Its subscription granted QoS 0 only.
     pub qos0: bool,
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
+}
+
+/// Where the receipts of an app are posted to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookRecord {
+    /// As it was set.
+    pub webhook: Webhook,
+    /// Another one whenever it is set.
+    pub generation: u64,
+    /// Milliseconds since the epoch.
+    pub set_at_ms: u64,
+    /// It answered that it is gone for good.
+    pub is_gone: bool,
+    /// What is before was taken.
+    pub place: ReceiptCursor,
 }
 
 /// A page of retained messages.

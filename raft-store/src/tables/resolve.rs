@@ -228,10 +228,8 @@ impl Plan {
         let sets = PushSets::open(tables, push)?.filter(|sets| sets.row.app == app);
         let sets = sets.ok_or(Stop::Refused(Refusal::UnknownPush(push)))?;
         Ok(match sets.row.audience {
-            AudienceRow::Small(_) => {
-                Self::Set(by_block(&sets.in_state(tables, state)?).into_iter().collect())
-            }
-            AudienceRow::Broad(_) => Self::Push(push, state),
+            AudienceRow::Small(_) => Self::Set(by_block(&sets.whole(tables, state)?).into_iter().collect()),
+            AudienceRow::Broad(_) => Self::Push(sets.id, state),
         })
     }
 

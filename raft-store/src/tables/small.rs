@@ -5,7 +5,8 @@ use roaring::RoaringBitmap;
 
 use super::{
     collapse::Keyed,
-    keys, owed,
+    owed,
+    release::Waves,
     txn::Txn,
     value::{OVER_QUOTA, OwedValue, SmallTarget},
 };
@@ -17,12 +18,14 @@ pub(crate) struct Of<'a> {
     pub(crate) push: PushId,
     pub(crate) urgent: bool,
     pub(crate) keyed: Option<Keyed<'a>>,
+    /// Under which ids its terminals are owed it.
+    pub(crate) waves: &'a Waves,
 }
 
 /// Makes the targets of a new push. Those who are owed too much already settle at once.
 pub(crate) fn accept(
     txn: &mut Txn<'_>,
-    Of { push, urgent, keyed }: Of<'_>,
+    Of { push, urgent, keyed, .. }: Of<'_>,
     audience: &RoaringBitmap,
     qos0: &RoaringBitmap,
     value: OwedValue,
@@ -40,51 +43,29 @@ pub(crate) fn accept(
     Ok(targets)
 }
 
+/// Answers who is newly in the state.
+#[must_use]
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
-    Of { push, urgent, keyed }: Of<'_>,
+    Of { push, urgent, keyed, waves }: Of<'_>,
     targets: &mut [SmallTarget],
     terminals: &RoaringBitmap,
     state: State,
-) {
+) -> RoaringBitmap {
+    let mut gained = RoaringBitmap::new();
     for target in targets.iter_mut().filter(|target| terminals.contains(target.no)) {
         // A state of a newer version is final.
         let Some(before) = State::from_code(target.state).filter(|before| before.may_become(state)) else {
             continue;
         };
         target.state = state.code();
+        gained.insert(target.no);
         if before == State::Pending {
-            owed::remove(txn, urgent, TerminalNo(target.no), push);
+            owed::remove(txn, urgent, TerminalNo(target.no), waves.of_terminal(push, target.no).0);
             keyed.into_iter().for_each(|keyed| keyed.remove(txn, TerminalNo(target.no), push));
         }
     }
-}
-
-pub(crate) fn withdraw(
-    txn: &mut Txn<'_>,
-    of: Of<'_>,
-    targets: &mut [SmallTarget],
-    in_flight: &RoaringBitmap,
-    value: OwedValue,
-    state: State,
-) {
-    let pending = in_state(targets, State::Pending);
-    settle(txn, of, targets, &(&pending - in_flight), state);
-    pass_over(txn, of, targets, &pending, value);
-}
-
-/// Writes `value` to those of `terminals` that are still pending.
-pub(crate) fn pass_over(
-    txn: &mut Txn<'_>,
-    Of { push, urgent, .. }: Of<'_>,
-    targets: &[SmallTarget],
-    terminals: &RoaringBitmap,
-    value: OwedValue,
-) {
-    let pending = targets.iter().filter(|target| target.state == State::Pending.code());
-    for target in pending.filter(|target| terminals.contains(target.no)) {
-        txn.put(keys::owed(urgent, TerminalNo(target.no), push), &OwedValue { qos0: target.qos0, ..value });
-    }
+    gained
 }
 
 pub(crate) fn in_state(targets: &[SmallTarget], state: State) -> RoaringBitmap {

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use cluster_proto::{PushId, State};
+use cluster_proto::{AppId, PushId, State};
 use roaring::RoaringBitmap;
 use rocksdb::WriteBatch;
 use xxhash_rust::xxh3::Xxh3;
@@ -26,6 +26,7 @@ use super::{
     groups::GroupChange,
     keys::{self, Family, Key},
     memory::Memory,
+    receipts::{self, Noted},
     value::{self, FilterChunk, Head, Stored},
 };
 use crate::effect::Effect;
@@ -43,6 +44,8 @@ pub(crate) struct Txn<'a> {
     pub(crate) group_changes: Vec<GroupChange>,
     entry: BTreeMap<Key, Change>,
     slice: BTreeMap<Key, Change>,
+    /// What became of terminals in the current entry, for the receipt streams.
+    noted: Noted,
     /// Blocks of broad pushes as this slice left them; the cache keeps them after the commit.
     blocks: RefCell<BTreeMap<(PushId, u16), Arc<BlockSets>>>,
 }
@@ -80,8 +83,8 @@ impl<'a> Txn<'a> {
         head: Head,
         effects: &'a mut Vec<Effect>,
     ) -> Self {
-        let (group_changes, entry, slice, blocks) = Default::default();
-        Self { db, cache, memory, options, effects, head, group_changes, entry, slice, blocks }
+        let (group_changes, entry, slice, noted, blocks) = Default::default();
+        Self { db, cache, memory, options, effects, head, group_changes, entry, slice, noted, blocks }
     }
 
     /// The time of the entry.
@@ -96,6 +99,11 @@ impl<'a> Txn<'a> {
     pub(crate) fn put<T: Stored>(&mut self, key: Key, value: &T) {
         let fresh = matches!(self.entry.get(&key), Some(Change::Put { fresh: true, .. }));
         self.entry.insert(key, Change::Put { bytes: value.encode(), fresh });
+    }
+
+    /// As [`Self::insert`], of bytes that are encoded already.
+    pub(crate) fn insert_bytes(&mut self, key: Key, bytes: Vec<u8>) {
+        self.entry.insert(key, Change::Put { bytes, fresh: true });
     }
 
     /// Like `put` of a key that certainly does not exist.
@@ -180,9 +188,21 @@ impl<'a> Txn<'a> {
         Ok((settled, is_settled))
     }
 
+    /// Whoever moves terminals to a state says so here: the receipt stream of the app tells it.
+    pub(crate) fn note(&mut self, app: AppId, push: PushId, kind: u8, gained: RoaringBitmap) {
+        self.noted.gained(app, push, kind, gained);
+    }
+
+    /// A push is accepted and kept.
+    pub(crate) fn note_accepted(&mut self, app: AppId, push: PushId, audience_len: u64) {
+        self.noted.accepted(app, push, audience_len);
+    }
+
     /// Ends an entry: chains its changes into the digest. Independent of slices, and of how the database stores it.
-    pub(super) fn finish_entry(&mut self, term: u64, index: u64) {
+    pub(super) fn finish_entry(&mut self, term: u64, index: u64) -> Result<(), StoreError> {
         (self.head.term, self.head.index) = (term, index);
+        let noted = std::mem::take(&mut self.noted);
+        receipts::write(self, noted)?;
         let mut hash = Xxh3::new();
         hash.update(&self.head.digest.to_be_bytes());
         for (key, mut change) in std::mem::take(&mut self.entry) {
@@ -193,6 +213,7 @@ impl<'a> Txn<'a> {
         // The counters, with the digest before this entry.
         hash.update(&self.head.encode());
         self.head.digest = hash.digest128();
+        Ok(())
     }
 
     pub(super) fn put_membership(&mut self, membership: Vec<u8>) {

@@ -2,14 +2,18 @@
 //! format). A change of a value is a new version; its old reader stays.
 
 use cluster_proto::{
-    AppId, DropReason, Incarnation, NodeId, PushId, PushKind, Qos, SessionId, State, TerminalId, TerminalNo,
+    AppId, DropReason, Incarnation, NodeId, PushId, PushKind, Qos, Sample, SessionId, State, TerminalId,
+    TerminalNo,
     link::{OutboundStage, SubscriptionOptions},
 };
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::error::StoreError;
-use crate::command::{PushOptions, SigningKey};
+use crate::{
+    command::{PushOptions, SigningKey, Webhook},
+    receipts::ReceiptCursor,
+};
 
 /// A value of the tables.
 pub(crate) trait Stored: Serialize + DeserializeOwned {
@@ -64,12 +68,16 @@ stored! {
     IdempotencyRow => "idempotency key",
     OwedValue => "owed push",
     CollapseRow => "collapse to do",
+    WaveRow => "wave",
     OutboundRow => "outbound delivery",
     InboundRow => "inbound exchange",
     GroupRow => "shared subscription group",
     RetainedRow => "retained message",
     RetainedCount => "count of retained messages",
     RetainedTopic => "topic of a retained message",
+    ReceiptCount => "count of receipt deltas",
+    WebhookRow => "webhook",
+    ReceiptCursor => "place of a webhook",
 }
 
 /// The applied position and the counters ids are given from. Written with every batch.
@@ -230,6 +238,29 @@ pub(crate) struct RetainedCount {
     pub(crate) bytes: u64,
 }
 
+/// Which receipt deltas an app keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReceiptCount {
+    /// The place, log index and part, right after the last one removed; (0, 0): none was.
+    pub(crate) begin: (u64, u32),
+    /// The time of the oldest one kept.
+    pub(crate) first_at_ms: u64,
+    pub(crate) rows: u64,
+    /// Keys and values.
+    pub(crate) bytes: u64,
+}
+
+/// Where the receipts of an app are posted to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WebhookRow {
+    pub(crate) webhook: Webhook,
+    /// Never the same for two settings.
+    pub(crate) generation: u64,
+    pub(crate) set_at_ms: u64,
+    /// It answered so.
+    pub(crate) is_gone: bool,
+}
+
 /// A push without its message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PushRow {
@@ -248,6 +279,8 @@ pub(crate) struct PushRow {
     pub(crate) replaced_by: Option<PushId>,
     /// Some of those for whom it is replaced have it in flight: they are kept in a row of their own.
     pub(crate) collapsing: bool,
+    /// Of a push with a plan.
+    pub(crate) release: Option<ReleaseRow>,
     pub(crate) audience: AudienceRow,
 }
 
@@ -266,6 +299,74 @@ impl Withdrawn {
         match self {
             Self::Expired => State::Expired,
             Self::Cancelled => State::Cancelled,
+        }
+    }
+}
+
+/// How far a push with a plan is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReleaseRow {
+    pub(crate) phase: ReleasePhase,
+    /// While it waits: when it goes on, milliseconds since the epoch.
+    pub(crate) due_ms: u64,
+    /// By stages: how many are released. Otherwise: the terminal numbers below this are.
+    pub(crate) next: u32,
+    /// How many terminals.
+    pub(crate) released: u64,
+}
+
+/// What becomes of the rest of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReleasePhase {
+    /// It goes on at its time.
+    Waiting,
+    /// Somebody holds it.
+    Held,
+    /// Too few had acknowledged: this share of those released, in hundredths of a percent.
+    HeldLow(u16),
+    /// As above, and it is being recalled, or was.
+    Halted(u16),
+    /// There is none: everybody is released, or the push is withdrawn.
+    Done,
+}
+
+/// A part of a push, released at a time: an id in the order of dispatch, under which edges know the push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WaveRow {
+    pub(crate) push: PushId,
+    pub(crate) slice: Slice,
+}
+
+/// Which terminals of an audience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Slice {
+    /// All.
+    All,
+    /// Those with numbers from the first to the last.
+    Numbers { first: u32, last: u32 },
+    /// Those in the buckets from the first up to, and without, the second.
+    Buckets { from: u16, to: u16 },
+}
+
+impl Slice {
+    pub(crate) fn contains(&self, no: u32) -> bool {
+        match *self {
+            Self::All => true,
+            Self::Numbers { first, last } => (first..=last).contains(&no),
+            Self::Buckets { from, to } => (from..to).contains(&Sample::bucket(TerminalNo(no))),
+        }
+    }
+
+    /// Those of `set` that are in it.
+    pub(crate) fn of(&self, set: &RoaringBitmap) -> RoaringBitmap {
+        match *self {
+            Self::All => set.clone(),
+            Self::Numbers { first, last } => {
+                let mut part = RoaringBitmap::new();
+                part.insert_range(first..=last);
+                part & set
+            }
+            Self::Buckets { .. } => set.iter().filter(|no| self.contains(*no)).collect(),
         }
     }
 }
@@ -304,7 +405,11 @@ pub(crate) struct OwedValue {
     pub(crate) collapsing: bool,
     /// Small audiences only; broad ones have a set.
     pub(crate) qos0: bool,
+    /// Not released yet.
+    pub(crate) held: bool,
     pub(crate) expires_at_ms: u64,
+    /// The id in the key is that of this wave.
+    pub(crate) wave: Option<WaveRow>,
 }
 
 /// A push with a collapse key has older ones to replace.
@@ -312,6 +417,8 @@ pub(crate) struct OwedValue {
 pub(crate) struct CollapseRow {
     /// Rows of the index up to this one were looked at.
     pub(crate) after: Option<(TerminalNo, PushId)>,
+    /// How many had been released when it was made.
+    pub(crate) released: u64,
 }
 
 /// Subscribers of one filter in one block.
@@ -378,7 +485,8 @@ fn parse_body(body: &[u8]) -> Option<RoaringBitmap> {
     if body.is_empty() { Some(RoaringBitmap::new()) } else { RoaringBitmap::deserialize_from(body).ok() }
 }
 
-fn set_body(set: &mut RoaringBitmap) -> Vec<u8> {
+/// As [`encode_set`], without a version.
+pub(crate) fn set_body(set: &mut RoaringBitmap) -> Vec<u8> {
     if set.is_empty() {
         return Vec::new();
     }
@@ -399,6 +507,7 @@ pub(crate) const OVER_QUOTA: State = State::Dropped(DropReason::OverQuota);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{OnLow, Pace, ReleasePlan, Stage};
 
     /// What is on disk must stay readable: a change here is a new version of that value, not a new expectation.
     #[test]
@@ -413,12 +522,24 @@ mod tests {
             withdrawn: Some(Withdrawn::Cancelled),
             settled_at_ms: None,
             idempotency: Some("k".into()),
-            options: PushOptions { urgent: true, collapse_key: Some("c".into()) },
+            options: PushOptions { urgent: true, collapse_key: Some("c".into()), release: None },
             replaced_by: Some(PushId(9)),
             collapsing: true,
+            release: None,
             audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17 }]),
         };
         let broad = PushRow { audience: AudienceRow::Broad(vec![(0, 200)]), ..push.clone() };
+        let stages = vec![Stage { upto: 500, wait_ms: 2, delivered_min: 3 }];
+        let pace = Pace::Stages { stages, on_low: OnLow::Halt };
+        let release = ReleaseRow { phase: ReleasePhase::HeldLow(4), due_ms: 5, next: 6, released: 7 };
+        let planned = PushRow {
+            options: PushOptions {
+                release: Some(ReleasePlan { not_before_ms: 1, pace }),
+                ..PushOptions::default()
+            },
+            release: Some(release),
+            ..broad.clone()
+        };
         let session = SessionRow {
             session: SessionId(5),
             edge: NodeId(2),
@@ -435,13 +556,20 @@ mod tests {
         let group = GroupRow { app: AppId(1), name: "g".into(), filter: "a".into() };
         let retained = RetainedRow { id: PushId(1), kept_at: 1, size: 300, expires_at_ms: Some(2) };
         let head = Head { term: 1, index: 2, digest: 3, at_ms: 4, last_push: 5, ..Head::default() };
-        let owed =
-            OwedValue { topic: true, withdrawn: false, collapsing: false, qos0: true, expires_at_ms: 300 };
+        let owed = OwedValue {
+            topic: true,
+            withdrawn: false,
+            collapsing: false,
+            qos0: true,
+            held: false,
+            expires_at_ms: 300,
+            wave: None,
+        };
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "0101010101ac020101010001016b010101630109010001070111");
-        golden(&broad, "0101010101ac020101010001016b01010163010901010100c801");
+        golden(&push, "0101010101ac020101010001016b0101016300010901000001070111");
+        golden(&broad, "0101010101ac020101010001016b010101630001090100010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");
         golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");
@@ -450,8 +578,10 @@ mod tests {
         golden(&RetainedTopic { app: AppId(1), topic: "a".into() }, "01010161");
         golden(&RetainedCount { messages: 1, bytes: 300 }, "0101ac02");
         golden(&head, "01010203040500000000000000000000");
-        golden(&owed, "0101000001ac02");
-        golden(&CollapseRow { after: Some((TerminalNo(2), PushId(300))) }, "010102ac02");
+        golden(&owed, "010100000100ac0200");
+        golden(&planned, "0101010101ac020101010001016b000001010301f403020301010901010204050607010100c801");
+        golden(&WaveRow { push: PushId(1), slice: Slice::Buckets { from: 1, to: 300 } }, "01010201ac02");
+        golden(&CollapseRow { after: Some((TerminalNo(2), PushId(300))), released: 1 }, "010102ac0201");
         golden(&edge, "010100010203");
         golden(&subscription, "010200000000");
         golden(&IdempotencyRow { push: PushId(1), digest: 2, audience: 3 }, "01010203");
@@ -463,6 +593,12 @@ mod tests {
             waits_for: None,
         };
         golden(&terminal, "010102747601016b0176010175ac0200");
+        let count = ReceiptCount { begin: (300, 1), first_at_ms: 2, rows: 3, bytes: 4 };
+        golden(&count, "01ac0201020304");
+        let webhook = Webhook { url: "u".into(), secret: vec![7].into(), expand: true, kinds: vec![1, 240] };
+        let webhook = WebhookRow { webhook, generation: 300, set_at_ms: 2, is_gone: false };
+        golden(&webhook, "0101750107010201f0ac020200");
+        golden(&ReceiptCursor::deltas(AppId(1), 300, 2), "010100ac020200");
         golden(&AppRow { name: "a".into(), revoked_until: 1 }, "01016101");
     }
 

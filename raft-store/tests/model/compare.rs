@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use cluster_proto::{AppId, Audience, PushId, State, TerminalNo, TerminalSet, link::After};
 use fabric_core::subscriptions::filter;
-use raft_store::tables::Tables;
+use raft_store::tables::{ReleasePhase, Tables};
 
 use crate::{
     Model,
@@ -41,8 +41,19 @@ impl Model {
             asked.map(|(id, _)| *id).collect::<Vec<_>>()
         );
         let accepted = tables.accepted_after(PushId(0), usize::MAX);
-        let expected = self.pushes.kept.iter().filter(|(_, p)| alive(p)).map(|(id, _)| *id);
-        assert_eq!(accepted.iter().map(|a| a.push).collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        let plain = self.pushes.kept.iter().filter(|(_, p)| alive(p) && p.release.is_none());
+        let waves = self.pushes.waves.iter().filter(|(_, wave)| alive(&&self.pushes.kept[&wave.push]));
+        let expected: BTreeSet<_> = plain.map(|(id, _)| *id).chain(waves.map(|(id, _)| *id)).collect();
+        assert_eq!(
+            accepted.iter().map(|a| a.push).collect::<Vec<_>>(),
+            expected.into_iter().collect::<Vec<_>>()
+        );
+        let halted = |p: &&Push| {
+            alive(p) && matches!(p.release.as_ref().map(|r| r.phase), Some(ReleasePhase::Halted(_)))
+        };
+        let halted: Vec<_> =
+            self.pushes.kept.iter().filter(|(_, p)| halted(p)).map(|(id, _)| (AppId::DEFAULT, *id)).collect();
+        assert_eq!(tables.halted(usize::MAX), halted);
         for accepted in accepted {
             assert_eq!(accepted.pending, tables.targets(accepted.push, State::Pending).unwrap());
         }
@@ -57,6 +68,11 @@ impl Model {
                 (push.withdrawn, push.settled_at_ms),
                 "{id}"
             );
+            let release = push.release.as_ref().map(|release| (release.phase, release.released));
+            assert_eq!(record.release.map(|release| (release.phase, release.released)), release, "{id}");
+            if let Some(waiting) = push.release.as_ref().filter(|r| r.phase == ReleasePhase::Waiting) {
+                assert_eq!(record.release.map(|release| release.due_ms), Some(waiting.due_ms));
+            }
             let counts = tables.counts(*id).unwrap();
             assert_eq!(counts.by_state.iter().map(|(_, n)| n).sum::<u64>(), counts.audience, "conservation");
             assert_eq!(counts.audience, push.states.len() as u64);
@@ -72,8 +88,16 @@ impl Model {
             let qos0: BTreeSet<_> = tables.audience_qos0(*id).iter().map(|no| no.0).collect();
             assert_eq!(qos0, push.qos0);
         }
+        for (id, wave) in &self.pushes.waves {
+            let pending = self.pushes.kept[&wave.push].states.iter().filter(|(_, s)| **s == State::Pending);
+            let expected: BTreeSet<_> =
+                pending.map(|(no, _)| *no).filter(|no| wave.part.contains(no)).collect();
+            let found = tables.targets(*id, State::Pending).unwrap();
+            assert_eq!(found.iter().map(|no| no.0).collect::<BTreeSet<_>>(), expected, "{id}");
+        }
         assert!(tables.push(PushId(self.pushes.last + 1)).is_none());
-        for id in (1..=self.pushes.last).map(PushId).filter(|id| !self.pushes.kept.contains_key(id)) {
+        let is_kept = |id: &PushId| self.pushes.kept.contains_key(&self.whole(*id));
+        for id in (1..=self.pushes.last).map(PushId).filter(|id| !is_kept(id)) {
             assert!(tables.counts(id).is_none(), "{id} is purged");
         }
     }
@@ -121,8 +145,12 @@ impl Model {
             let is_replaced = push.collapsing().contains(&no.0);
             push.withdrawn.is_none() && push.expires_at_ms > self.at_ms && !is_replaced
         });
-        let expected: Vec<_> =
-            live.map(|(id, push)| (*id, push.qos0.contains(&no.0), push.expires_at_ms)).collect();
+        let released = live.map(|(id, push)| (self.owed_as(*id, push, no.0), push));
+        let mut expected: Vec<_> = released
+            .filter(|((_, is_released), _)| *is_released)
+            .map(|((id, _), push)| (id, push.qos0.contains(&no.0), push.expires_at_ms))
+            .collect();
+        expected.sort_unstable();
         let found = tables.owed(no, PushId(0), PushId(u64::MAX), self.at_ms, usize::MAX);
         let found: Vec<_> = found.into_iter().map(|row| (row.push, row.qos0, row.expires_at_ms)).collect();
         assert_eq!(found, expected, "owed to {no}");
@@ -139,12 +167,12 @@ impl Model {
 
     /// What a terminal pulls, two at a time: everything, urgent pushes first, each priority in its order.
     fn compare_owed_pages(&self, tables: &Tables, no: TerminalNo, mut expected: Vec<PushId>) {
-        expected.sort_by_key(|push| (!self.pushes.kept[push].urgent, *push));
+        expected.sort_by_key(|push| (!self.pushes.kept[&self.whole(*push)].urgent, *push));
         let (mut after, mut pulled) = (After::default(), Vec::new());
         loop {
             let page = tables.owed_page(no, after, PushId(u64::MAX), self.at_ms, 2);
             for row in &page {
-                assert_eq!(row.urgent, self.pushes.kept[&row.push].urgent);
+                assert_eq!(row.urgent, self.pushes.kept[&row.of].urgent);
                 *if row.urgent { &mut after.urgent } else { &mut after.ordinary } = row.push;
                 pulled.push(row.push);
             }
@@ -154,7 +182,7 @@ impl Model {
         }
         assert_eq!(pulled, expected, "pulled by {no}");
         if let Some((last, before)) = expected.split_last() {
-            let urgent = self.pushes.kept[last].urgent;
+            let urgent = self.pushes.kept[&self.whole(*last)].urgent;
             // Those that may not be handed out any more do not count.
             let count = tables.owed_before(no, *last, urgent, usize::MAX);
             assert!(count >= before.len(), "{no} gets {before:?} before {last}");

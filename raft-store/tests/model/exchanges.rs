@@ -69,7 +69,10 @@ impl Model {
         let mut rows: Vec<_> = session.outbound.iter().collect();
         rows.sort_by_key(|(_, (.., order))| *order);
         let is_recalled = |push: &PushId| {
-            self.pushes.kept.get(push).is_some_and(|push| push.withdrawn == Some(Withdrawn::Cancelled))
+            self.pushes
+                .kept
+                .get(&self.whole(*push))
+                .is_some_and(|push| push.withdrawn == Some(Withdrawn::Cancelled))
         };
         let now = |row: &Delivery| match row.2 {
             OutboundStage::Begun if is_recalled(&row.0) => OutboundStage::Received,
@@ -82,7 +85,9 @@ impl Model {
                 push: *push,
                 target: cluster_proto::TerminalNo(*target),
                 stage,
-                expires_at_ms: Some(self.pushes.kept.get(push).map_or(0, |push| push.expires_at_ms)),
+                expires_at_ms: Some(
+                    self.pushes.kept.get(&self.whole(*push)).map_or(0, |push| push.expires_at_ms),
+                ),
             })
         };
         let sent = of(OutboundStage::Sent).filter(|o| self.is_pending(o.push, o.target.0));

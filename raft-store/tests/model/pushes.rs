@@ -11,18 +11,20 @@ use cluster_proto::{
 use fabric_core::subscriptions::filter;
 use raft_store::{
     Applied, Refusal,
-    command::{AcceptPush, IdempotencyKey},
+    command::{AcceptPush, IdempotencyKey, ReleasePlan},
     tables::Withdrawn,
 };
 
 use crate::{
     Model, QUOTA, WILL_TTL_MS,
+    releases::{Release, Wave},
     world::audience::{Facts, Labels, meant},
 };
 
 #[derive(Default)]
 pub(crate) struct Pushes {
     pub(crate) kept: BTreeMap<PushId, Push>,
+    pub(crate) waves: BTreeMap<PushId, Wave>,
     keys: BTreeMap<String, (u128, PushId, u64)>,
     pub(crate) last: u64,
     /// With older ones to replace.
@@ -44,6 +46,7 @@ pub(crate) struct Push {
     /// Those for whom it was replaced while it was in flight; who is settled does not count any more.
     collapsing: BTreeSet<u32>,
     pub(crate) settled_at_ms: Option<u64>,
+    pub(crate) release: Option<Release>,
     key: Option<String>,
 }
 
@@ -90,7 +93,7 @@ impl Facts for Told<'_> {
     }
 
     fn in_state(&self, push: PushId, state: State) -> Option<HashSet<u32>> {
-        let states = &self.model.pushes.kept.get(&push)?.states;
+        let states = &self.model.pushes.kept.get(&self.model.whole(push))?.states;
         Some(states.iter().filter(|(_, of)| **of == state).map(|(no, _)| *no).collect())
     }
 }
@@ -133,7 +136,7 @@ impl Model {
         let push = self.push(
             &accept.message,
             (audience, qos0),
-            accept.ttl_ms,
+            (accept.ttl_ms, accept.options.release.as_ref()),
             key,
             origin.is_none() || key.is_some(),
         );
@@ -141,7 +144,11 @@ impl Model {
             push.urgent = accept.options.urgent;
             push.collapse_key.clone_from(&accept.options.collapse_key);
         }
-        self.mark(push);
+        if accept.options.release.is_none()
+            || self.pushes.kept.get(&push).is_some_and(|p| p.release.is_none())
+        {
+            self.mark(push);
+        }
         if let Some(exchange) = &accept.exchange {
             self.take(exchange, push, len);
         }
@@ -155,7 +162,7 @@ impl Model {
             if will.message.retain {
                 let _ = self.retain(&will.message, will.ttl_ms, self.commands);
             }
-            self.push(&will.message, audience, will.ttl_ms.unwrap_or(WILL_TTL_MS), None, false);
+            self.push(&will.message, audience, (will.ttl_ms.unwrap_or(WILL_TTL_MS), None), None, false);
         }
     }
 
@@ -163,7 +170,7 @@ impl Model {
         &mut self,
         message: &Message,
         (audience, qos0): (BTreeSet<u32>, BTreeSet<u32>),
-        ttl_ms: u64,
+        (ttl_ms, plan): (u64, Option<&ReleasePlan>),
         key: Option<&IdempotencyKey>,
         by_back_end: bool,
     ) -> PushId {
@@ -180,7 +187,9 @@ impl Model {
             self.pushes.keys.insert(key.key.clone(), (key.digest, push, len));
         }
         if len > 0 || message.kind == PushKind::Identity || by_back_end {
-            let (kind, expires_at_ms) = (message.kind, self.at_ms + ttl_ms);
+            let release = Release::of(plan, self.at_ms);
+            let begins_at_ms = release.as_ref().map_or(self.at_ms, |release| release.due_ms);
+            let (kind, expires_at_ms) = (message.kind, begins_at_ms + ttl_ms);
             let key = key.map(|key| key.key.clone());
             let (withdrawn, settled_at_ms, urgent) = (None, None, false);
             let (collapse_key, replaced_by, collapsing) = Default::default();
@@ -195,6 +204,7 @@ impl Model {
                 replaced_by,
                 collapsing,
                 settled_at_ms,
+                release,
                 key,
             };
             self.pushes.kept.insert(push, entry);
@@ -231,10 +241,13 @@ impl Model {
     }
 
     pub(crate) fn is_pending(&self, push: PushId, no: u32) -> bool {
-        self.pushes.kept.get(&push).is_some_and(|push| push.states.get(&no) == Some(&State::Pending))
+        let is_in = self.pushes.waves.get(&push).is_none_or(|wave| wave.part.contains(&no));
+        let push = self.pushes.kept.get(&self.whole(push));
+        is_in && push.is_some_and(|push| push.states.get(&no) == Some(&State::Pending))
     }
 
     pub(crate) fn settle(&mut self, push: PushId, nos: impl IntoIterator<Item = u32>, state: State) {
+        let push = self.whole(push);
         let Some(push) = self.pushes.kept.get_mut(&push) else { return };
         for no in nos {
             if let Some(before) = push.states.get_mut(&no).filter(|before| before.may_become(state)) {
@@ -244,6 +257,7 @@ impl Model {
         let is_settled = push.states.values().all(|state| *state != State::Pending);
         if is_settled && push.settled_at_ms.is_none() {
             push.settled_at_ms = Some(self.at_ms);
+            push.release.iter_mut().for_each(Release::stop);
         }
         self.seen.states.extend(push.states.values());
     }
@@ -257,7 +271,7 @@ impl Model {
     }
 
     pub(crate) fn receipt(&mut self, item: &Receipt) {
-        let Some(push) = self.pushes.kept.get(&item.push) else { return };
+        let Some(push) = self.pushes.kept.get(&self.whole(item.push)) else { return };
         let state = match item.outcome {
             Outcome::Delivered => Some(State::Delivered),
             Outcome::Sent => Some(State::Sent),
@@ -274,7 +288,7 @@ impl Model {
                     State::Sent,
                 );
                 self.settle(item.push, replaced, State::Collapsed);
-                if let Some(why) = self.pushes.kept[&item.push].withdrawn {
+                if let Some(why) = self.pushes.kept[&self.whole(item.push)].withdrawn {
                     self.settle(
                         item.push,
                         others.iter().filter(was_sent).copied().collect::<Vec<_>>(),
@@ -298,10 +312,11 @@ impl Model {
     }
 
     pub(crate) fn cancel(&mut self, app: AppId, push: PushId, in_flight: &TerminalSet) -> Applied {
-        if app != AppId::DEFAULT || !self.pushes.kept.contains_key(&push) {
+        let id = self.whole(push);
+        if app != AppId::DEFAULT || !self.pushes.kept.contains_key(&id) {
             return Applied::Refused(Refusal::UnknownPush(push));
         }
-        self.withdraw(push, Withdrawn::Cancelled, in_flight);
+        self.withdraw(id, Withdrawn::Cancelled, in_flight);
         Applied::Done
     }
 
@@ -310,16 +325,24 @@ impl Model {
             return;
         };
         let why = *push.withdrawn.get_or_insert(why);
+        push.release.iter_mut().for_each(Release::stop);
+        let push = &self.pushes.kept[&id];
         let pending = push.states.iter().filter(|(_, state)| **state == State::Pending);
-        let rest = pending.map(|(no, _)| *no).filter(|no| !in_flight.contains(TerminalNo(*no)));
-        let rest: Vec<_> = rest.collect();
+        let is_in_flight = |no| in_flight.contains(TerminalNo(no)) && self.owed_as(id, push, no).1;
+        let rest: Vec<_> = pending.map(|(no, _)| *no).filter(|no| !is_in_flight(*no)).collect();
         let replaced = push.collapsing();
-        let handed_out = self.handed_out(id);
+        let handed_out = self.handed_out_all(id);
         let (sent, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| handed_out.contains(no));
         let (replaced, never): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| replaced.contains(no));
         self.settle(id, sent, State::Sent);
         self.settle(id, replaced, State::Collapsed);
         self.settle(id, never, why.state());
+    }
+
+    /// Whom a connection handed it to, under any of its ids.
+    fn handed_out_all(&self, id: PushId) -> BTreeSet<u32> {
+        let waves = self.pushes.waves.iter().filter(|(_, wave)| wave.push == id).map(|(wave, _)| *wave);
+        waves.chain([id]).flat_map(|id| self.handed_out(id)).collect()
     }
 
     /// Whether something older with its key might be replaced.
@@ -342,8 +365,10 @@ impl Model {
     /// What `by` replaces, and for whom.
     pub(crate) fn replaces(&self, by: PushId) -> BTreeMap<PushId, BTreeSet<u32>> {
         let Some(new) = self.pushes.kept.get(&by) else { return BTreeMap::new() };
-        let gets =
-            |no: &u32| matches!(new.states.get(no), Some(State::Pending | State::Delivered | State::Sent));
+        let gets = |no: &u32| {
+            matches!(new.states.get(no), Some(State::Pending | State::Delivered | State::Sent))
+                && self.owed_as(by, new, *no).1
+        };
         let older = self
             .pushes
             .kept
@@ -356,16 +381,25 @@ impl Model {
         older.map(overlap).filter(|(_, nos)| !nos.is_empty()).collect()
     }
 
-    pub(crate) fn collapse(&mut self, by: PushId, pushes: &[(PushId, TerminalSet)], more: bool) -> Applied {
-        if !self.pushes.marked.contains(&by) {
+    pub(crate) fn collapse(
+        &mut self,
+        by: PushId,
+        pushes: &[(PushId, TerminalSet)],
+        released: u64,
+        more: bool,
+    ) -> Applied {
+        let of = |push: &Push| push.release.as_ref().map_or(0, |release| release.released);
+        let is_stale = self.pushes.kept.get(&by).is_some_and(|push| of(push) != released);
+        if !self.pushes.marked.contains(&by) || is_stale {
             return Applied::Done;
         }
         let replaces = self.replaces(by);
         for (id, in_flight) in pushes {
             let Some(nos) = replaces.get(id) else { continue };
-            let handed_out = self.handed_out(*id);
-            let (held, free): (BTreeSet<u32>, BTreeSet<u32>) =
-                nos.iter().copied().partition(|no| in_flight.contains(TerminalNo(*no)));
+            let handed_out = self.handed_out_all(*id);
+            let old = &self.pushes.kept[id];
+            let is_held = |no: &u32| in_flight.contains(TerminalNo(*no)) && self.owed_as(*id, old, *no).1;
+            let (held, free): (BTreeSet<u32>, BTreeSet<u32>) = nos.iter().copied().partition(is_held);
             self.seen.replaced.0 += free.len();
             self.seen.replaced.1 += held.len();
             let (sent, never): (Vec<_>, Vec<_>) = free.into_iter().partition(|no| handed_out.contains(no));
@@ -388,6 +422,7 @@ impl Model {
         for (_, id) in old.into_iter().take(limit as usize) {
             let push = self.pushes.kept.remove(&id).unwrap();
             push.key.map(|key| self.pushes.keys.remove(&key));
+            self.pushes.waves.retain(|_, wave| wave.push != id);
             self.seen.purged += 1;
         }
         let oldest = self.pushes.kept.first_key_value().map_or(self.pushes.last + 1, |(id, _)| id.0);

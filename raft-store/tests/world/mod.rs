@@ -15,7 +15,10 @@ use cluster_proto::{
 };
 use raft_store::{
     Command, CommandBatch, CommandBody,
-    command::{AcceptPush, Holder, IdempotencyKey, NewTerminal, OpenSession, PushOptions},
+    command::{
+        AcceptPush, Holder, IdempotencyKey, NewTerminal, OnLow, OpenSession, Pace, PushOptions, ReleasePlan,
+        Stage,
+    },
     tables::{EntryPosition, Tables},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -70,6 +73,11 @@ impl Generator {
         self.wrap(commands)
     }
 
+    /// An entry that the test makes by itself takes the next place.
+    pub fn skip_entry(&mut self) {
+        self.index += 1;
+    }
+
     fn wrap(&mut self, commands: Vec<Command>) -> Entry {
         self.index += 1;
         (EntryPosition { term: 1, index: self.index }, Some(CommandBatch { at_ms: self.at_ms, commands }))
@@ -77,7 +85,7 @@ impl Generator {
 
     fn command(&mut self) -> Command {
         self.from = None;
-        let body = match self.rng.random_range(0..100) {
+        let body = match self.rng.random_range(0..110) {
             0..24 => self.accept(),
             24..28 => self.collapse(),
             28..46 => self.receipts(),
@@ -114,6 +122,14 @@ impl Generator {
             }
             95 | 96 => CommandBody::Release(self.inbound()),
             97 | 98 => CommandBody::RecordReceipts { items: Vec::new(), steps: self.steps() },
+            99..107 => CommandBody::ReleasePushes { limit: self.rng.random_range(0..4) },
+            107 => CommandBody::HoldPush { app: AppId::DEFAULT, push: self.push() },
+            108 => CommandBody::ResumePush { app: AppId::DEFAULT, push: self.push() },
+            109 => CommandBody::PurgeReceipts {
+                before_ms: self.at_ms.saturating_sub(self.rng.random_range(0..20_000)),
+                bytes_max: self.rng.random_range(1_000..20_000),
+                limit: self.rng.random_range(0..20),
+            },
             _ => CommandBody::Nothing,
         };
         let origin = self.from.map(|(edge, incarnation, lane)| self.number(edge, incarnation, lane));
@@ -169,11 +185,31 @@ impl Generator {
                     .rng
                     .random_ratio(1, 2)
                     .then(|| format!("c{}", self.rng.random_range(0..3))),
+                release: self.rng.random_ratio(1, 3).then(|| self.plan()),
             },
             retained_ttl_ms: self.retained_ttl_ms(),
             exchange,
             idempotency,
         })
+    }
+
+    fn plan(&mut self) -> ReleasePlan {
+        let not_before_ms =
+            if self.rng.random_bool(0.5) { 0 } else { self.at_ms + self.rng.random_range(0..800) };
+        let mut stage = |upto| Stage {
+            upto,
+            wait_ms: self.rng.random_range(0..800),
+            delivered_min: *[0, 3_000, 9_000].choose(&mut self.rng).unwrap(),
+        };
+        let stages = vec![stage(2_000), stage(6_000), stage(10_000)];
+        let on_low = if self.rng.random_bool(0.5) { OnLow::Hold } else { OnLow::Halt };
+        let pace = match self.rng.random_range(0..6) {
+            0 => Pace::AtOnce,
+            1 => Pace::PerSecond(self.rng.random_range(1..40)),
+            2 => Pace::Over(self.rng.random_range(1_000..4_000)),
+            _ => Pace::Stages { stages, on_low },
+        };
+        ReleasePlan { not_before_ms, pace }
     }
 
     /// Over a small vocabulary, so that most of it means someone.
@@ -231,7 +267,7 @@ impl Generator {
             let held = nos.iter().filter(|_| self.rng.random_ratio(1, 3)).collect();
             pushes.push((*push, if self.rng.random_ratio(1, 3) { TerminalSet::new() } else { held }));
         }
-        CommandBody::Collapse { by, pushes, next: found.next }
+        CommandBody::Collapse { by, pushes, released: found.released, next: found.next }
     }
 
     fn in_flight(&mut self, push: PushId) -> TerminalSet {

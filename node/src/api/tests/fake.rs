@@ -9,8 +9,10 @@ use cluster_proto::{
     AppId, Audience, NodeId, PushId, State, TerminalId, TerminalNo, TerminalSet, link::NodeAddresses,
 };
 use raft_store::{
-    Applied, CommandBody, Refusal,
+    Applied, CommandBody, Positions, Refusal,
     command::{AcceptPush, PushOptions, SigningKey},
+    receipts::{PageLimits, ReceiptCursor, ReceiptPage},
+    tables::WebhookRecord,
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use tokio::sync::{Semaphore, watch};
@@ -22,6 +24,7 @@ use crate::api::{
         ReadError, TerminalView,
     },
 };
+use crate::webhook::WebhookState;
 
 /// Cheap to clone; all clones are one group.
 #[derive(Clone)]
@@ -380,6 +383,7 @@ impl Control for Fake {
             accepted_at_ms: 1,
             expires_at_ms: 1 + push.ttl_ms,
             replaced_by: None,
+            release: None,
         })
     }
 
@@ -424,12 +428,44 @@ impl Control for Fake {
         Some(77)
     }
 
+    fn dispatched_to(&self, push: PushId, _: TerminalNo) -> Option<PushId> {
+        Some(push)
+    }
+
     fn owed_before(&self, _: TerminalNo, _: PushId, _: usize) -> usize {
         4
     }
 
     fn signing_key(&self) -> Option<SigningKey> {
         self.lock().key.clone()
+    }
+
+    fn positions(&self) -> watch::Receiver<Positions> {
+        watch::channel(Positions::default()).1
+    }
+
+    fn receipts_begin(&self, app: AppId) -> ReceiptCursor {
+        ReceiptCursor::deltas(app, 0, 0)
+    }
+
+    fn receipts_end(&self, app: AppId) -> ReceiptCursor {
+        ReceiptCursor::deltas(app, self.lock().index + 1, 0)
+    }
+
+    fn receipts(&self, from: ReceiptCursor, _: PageLimits) -> ReceiptPage {
+        ReceiptPage::empty(from)
+    }
+
+    fn named_at(&self, no: TerminalNo, _: u64) -> Option<TerminalId> {
+        self.terminal_id(no)
+    }
+
+    fn webhook(&self, _: AppId) -> Option<WebhookRecord> {
+        None
+    }
+
+    fn webhook_state(&self, _: AppId) -> Option<WebhookState> {
+        None
     }
 }
 

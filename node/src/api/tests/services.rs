@@ -353,3 +353,45 @@ async fn issued_tokens_have_the_scopes_asked_for() {
     let shop_admin = with(&node.fake, &[Scope::Admin], Some("shop"), request(""));
     assert_eq!(code(apps.issue_token(shop_admin).await), Code::PermissionDenied);
 }
+
+#[tokio::test]
+async fn the_receipts_of_an_app_are_for_its_callers_and_its_webhook_for_its_admins() {
+    let node = Node::leading(Fake::founded());
+    let mut pushes = PushesClient::new(node.channel().await);
+    let mut apps = AppsClient::new(node.channel().await);
+    let receipts =
+        || admin::ReceiptsRequest { app: "shop".to_owned(), until_now: true, ..Default::default() };
+    let of = |scope, app| with(&node.fake, &[scope], Some(app), receipts());
+    assert_eq!(code(pushes.receipts(of(Scope::Read, "default")).await), Code::PermissionDenied);
+    let mut told = pushes.receipts(of(Scope::Read, "shop")).await.expect("allowed").into_inner();
+    let first = told.message().await.expect("a message").expect("the first");
+    assert!(first.deltas.is_empty() && !first.cursor.is_empty() && first.began_at == 0);
+    assert_eq!(told.message().await.expect("the end"), None);
+    let set = || admin::SetWebhookRequest {
+        app: "shop".to_owned(),
+        url: "https://example.org/".to_owned(),
+        ..Default::default()
+    };
+    for scope in [Scope::Read, Scope::Push, Scope::Terminals] {
+        let refused = apps.set_webhook(with(&node.fake, &[scope], None, set())).await;
+        assert_eq!(code(refused), Code::PermissionDenied, "{scope:?}");
+        let which = admin::WebhookRequest { app: "shop".to_owned() };
+        let refused = apps.get_webhook(with(&node.fake, &[scope], None, which.clone())).await;
+        assert_eq!(code(refused), Code::PermissionDenied, "{scope:?}");
+        let refused = apps.remove_webhook(with(&node.fake, &[scope], None, which)).await;
+        assert_eq!(code(refused), Code::PermissionDenied, "{scope:?}");
+    }
+    let elsewhere = with(&node.fake, &[Scope::Admin], Some("default"), set());
+    assert_eq!(code(apps.set_webhook(elsewhere).await), Code::PermissionDenied);
+    let wrong = [
+        admin::SetWebhookRequest { url: "http://10.0.0.1/".to_owned(), ..set() },
+        admin::SetWebhookRequest { states: vec!["pending".to_owned()], ..set() },
+        admin::SetWebhookRequest { secret: "whsec_short".to_owned(), ..set() },
+        admin::SetWebhookRequest { cursor: "garbage".to_owned(), ..set() },
+    ];
+    for (request, named) in wrong.into_iter().zip(["url", "states", "secret", "cursor"]) {
+        let refused = apps.set_webhook(admin(&node.fake, request)).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().starts_with(named), "{refused}");
+    }
+}

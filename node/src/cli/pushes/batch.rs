@@ -228,6 +228,8 @@ fn request(text: &str, app: &str) -> Result<admin::PushRequest, String> {
         }),
         priority: priority(line.urgent),
         collapse_key: line.collapse_key,
+        // One push is scheduled at a time.
+        release: None,
     })
 }
 

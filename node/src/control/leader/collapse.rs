@@ -1,7 +1,7 @@
 //! Collapse keys: who has an older push in flight is known here, so the leader says of whom it is taken back at once and
 //! who is asked. The tables keep what is to be done, and who is being asked: both are found again by chores.
 
-use cluster_proto::{PushId, TerminalNo, TerminalSet};
+use cluster_proto::{PushId, State, TerminalNo, TerminalSet};
 use raft_store::{Applied, Command, CommandBody, ProposeError};
 
 use super::{Leader, Now, Waiting};
@@ -24,7 +24,7 @@ impl Leader {
             |(push, nos): &(PushId, TerminalSet)| (*push, TerminalSet(self.in_flight(*push).0 & &nos.0));
         let pushes = found.replaced.iter().map(in_flight).collect();
         self.collapsing.insert(by, found.replaced);
-        let body = CommandBody::Collapse { by, pushes, next: found.next };
+        let body = CommandBody::Collapse { by, pushes, released: found.released, next: found.next };
         self.propose(Command::own(body), Waiting::Collapsed(by));
     }
 
@@ -63,8 +63,12 @@ impl Leader {
 
     fn ask_about_replaced(&mut self, push: PushId) {
         let set = self.tables.collapsing(push);
-        if !set.is_empty() && self.presence_is_whole() {
-            self.ask_about(push, &set);
+        if set.is_empty() || !self.presence_is_whole() {
+            return;
+        }
+        for id in self.tables.dispatched_as(push) {
+            let pending = self.tables.targets(id, State::Pending).unwrap_or_default();
+            self.ask_about(id, &TerminalSet(pending.0 & &set.0));
         }
     }
 }

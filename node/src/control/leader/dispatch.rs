@@ -53,7 +53,7 @@ impl Leader {
 
     fn dispatch(&mut self, push: &AcceptedPush) {
         self.dispatched = push.push;
-        if self.withdrawing.remove(&push.push) {
+        if self.withdrawing.remove(&push.push) || self.withdrawing.contains(&push.of) {
             return;
         }
         let mut handed = TerminalSet::new();
@@ -69,7 +69,7 @@ impl Leader {
             self.settle_offline(push.push, &push.pending);
         }
         if push.collapses {
-            self.collapse(push.push);
+            self.collapse(push.of);
         }
     }
 
@@ -138,6 +138,7 @@ impl Leader {
         self.handed.add(push, &targets);
         let again = AcceptedPush {
             push,
+            of: push,
             message: record.message,
             pending: TerminalSet::new(),
             shown: false,

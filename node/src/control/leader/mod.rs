@@ -231,6 +231,8 @@ enum Waiting {
     Cancelled(PushId, oneshot::Sender<Result<Applied, ProposeError>>),
     /// A part of what this push replaces.
     Collapsed(PushId),
+    /// A roll-out that went badly is recalled.
+    Halted(PushId),
     /// Housekeeping of one kind: no second while one is under way.
     Chore(Chore),
     Nothing,
@@ -240,6 +242,8 @@ enum Waiting {
 enum Chore {
     ExpirePushes,
     ExpireSessions,
+    ReleasePushes,
+    RecallHalted,
     PurgePushes,
     SettleLost,
     PublishWills,
@@ -248,6 +252,7 @@ enum Chore {
     SettleOffline,
     CountTotals,
     Collapse,
+    PurgeReceipts,
 }
 
 /// See the module.
@@ -307,6 +312,10 @@ pub(crate) struct Settings {
     pub(crate) ttl_max_ms: u64,
     /// Milliseconds settled pushes are kept.
     pub(crate) retention_ms: u64,
+    /// Milliseconds deltas of receipt streams are kept.
+    pub(crate) receipts_retention_ms: u64,
+    /// Bytes of them that an app may keep.
+    pub(crate) receipts_bytes_max: u64,
 }
 
 impl Leader {
@@ -424,6 +433,10 @@ impl Leader {
             }
             Waiting::Cancelled(push, reply) => self.cancelled(push, reply, result),
             Waiting::Collapsed(by) => self.collapsed(by, &result),
+            Waiting::Halted(push) => {
+                self.chores.insert(Chore::RecallHalted, 0);
+                self.recalled(push, &result);
+            }
             Waiting::Offline(push) => {
                 if result.is_err() {
                     self.settle_offline_again(push);

@@ -33,11 +33,11 @@ impl Leader {
         // What the session goes on with from an earlier connection is among them: it knows, and passes over it.
         let mut pushes = Vec::with_capacity(rows.len());
         for row in rows {
-            if self.is_taken_back(row.push, no) {
+            if self.is_taken_back(row.of, no) {
                 continue;
             }
             let dup = self.handed.add_one(row.push, no);
-            let OwedRow { push, urgent, qos0, expires_at_ms } = row;
+            let OwedRow { push, urgent, qos0, expires_at_ms, .. } = row;
             pushes.push(OwedPush { push, expires_at_ms, qos0, dup, urgent });
         }
         self.set_live(no, epoch, live);

@@ -20,8 +20,12 @@ use super::{Action, Chore, Leader, Now, Waiting};
 const PUSHES_PER_CHORE: usize = 256;
 /// Most sessions ended by one command.
 const SESSIONS_PER_CHORE: u32 = 256;
+/// Most releases that go on by one command: each may write rows for many blocks.
+const RELEASES_PER_CHORE: u32 = 16;
 /// Most wills published, or retained messages removed, by one command.
 const MESSAGES_PER_CHORE: u32 = 256;
+/// Most rows of receipt streams removed by one command; it ends after 8 MiB of them.
+const RECEIPTS_PER_CHORE: u32 = 4_096;
 /// Sessions and retained messages are counted this often, for `$SYS`.
 const COUNT_EVERY_MS: u64 = 1_000;
 /// Withdrawn pushes that are still pending somewhere are looked at this often.
@@ -36,6 +40,8 @@ impl Leader {
     pub(super) fn do_chores(&mut self, now: Now) {
         self.chore(now, Chore::ExpirePushes, 0, Self::expire_pushes);
         self.chore(now, Chore::ExpireSessions, 0, Self::expire_sessions);
+        self.chore(now, Chore::ReleasePushes, 0, Self::release_pushes);
+        self.chore(now, Chore::RecallHalted, 0, Self::recall_halted);
         self.chore(now, Chore::PurgePushes, PURGE_EVERY_MS, Self::purge_pushes);
         self.chore(now, Chore::SettleLost, SETTLE_LOST_EVERY_MS, Self::settle_lost);
         self.chore(now, Chore::PublishWills, 0, Self::publish_wills);
@@ -44,6 +50,7 @@ impl Leader {
         self.chore(now, Chore::SettleOffline, 0, Self::settle_offline_pushes);
         self.chore(now, Chore::Collapse, 0, Self::collapse_marked);
         self.chore(now, Chore::CountTotals, COUNT_EVERY_MS, Self::count_totals);
+        self.chore(now, Chore::PurgeReceipts, PURGE_EVERY_MS, Self::purge_receipts);
     }
 
     fn chore(&mut self, now: Now, chore: Chore, every_ms: u64, start: impl FnOnce(&mut Self, Now)) {
@@ -78,6 +85,27 @@ impl Leader {
         }
     }
 
+    fn release_pushes(&mut self, now: Now) {
+        if self.tables.releases_due(now.wall_ms) {
+            self.under_way(now, Chore::ReleasePushes);
+            let body = CommandBody::ReleasePushes { limit: RELEASES_PER_CHORE };
+            self.propose(Command::own(body), Waiting::Chore(Chore::ReleasePushes));
+        }
+    }
+
+    /// Roll-outs that went badly. One at a time: there are few.
+    fn recall_halted(&mut self, now: Now) {
+        if !self.presence_is_whole() {
+            return;
+        }
+        if let Some((app, push)) = self.tables.halted(1).pop() {
+            self.under_way(now, Chore::RecallHalted);
+            self.withdrawing.insert(push);
+            let body = CommandBody::CancelPush { app, push, in_flight: self.in_flight(push) };
+            self.propose(Command::own(body), Waiting::Halted(push));
+        }
+    }
+
     fn publish_wills(&mut self, now: Now) {
         if self.tables.wills_due(now.wall_ms) {
             self.under_way(now, Chore::PublishWills);
@@ -100,6 +128,16 @@ impl Leader {
             self.under_way(now, Chore::PurgePushes);
             let body = CommandBody::PurgePushes { settled_before_ms, limit: PUSHES_PER_CHORE as u32 };
             self.propose(Command::own(body), Waiting::Chore(Chore::PurgePushes));
+        }
+    }
+
+    fn purge_receipts(&mut self, now: Now) {
+        let before_ms = now.wall_ms.saturating_sub(self.settings.receipts_retention_ms);
+        let bytes_max = self.settings.receipts_bytes_max;
+        if self.tables.receipts_due(before_ms, bytes_max) {
+            self.under_way(now, Chore::PurgeReceipts);
+            let body = CommandBody::PurgeReceipts { before_ms, bytes_max, limit: RECEIPTS_PER_CHORE };
+            self.propose(Command::own(body), Waiting::Chore(Chore::PurgeReceipts));
         }
     }
 
@@ -174,27 +212,40 @@ impl Leader {
         reply: oneshot::Sender<Result<Applied, ProposeError>>,
         result: Result<Applied, ProposeError>,
     ) {
+        self.recalled(push, &result);
+        let _ = reply.send(result);
+    }
+
+    pub(super) fn recalled(&mut self, push: PushId, result: &Result<Applied, ProposeError>) {
         // Once committed the tables say so; only a dispatch still to come looks here.
-        if result != Ok(Applied::Done) || push <= self.dispatched {
+        if *result != Ok(Applied::Done) || push <= self.dispatched {
             self.withdrawing.remove(&push);
         }
-        if result != Ok(Applied::Done) {
+        if *result != Ok(Applied::Done) {
             // Groups left it out meanwhile.
             self.shared.read_again_from(push);
         }
-        let _ = reply.send(result);
     }
 
     /// Who may hold `push` on a connection that still exists.
     pub(super) fn in_flight(&self, push: PushId) -> TerminalSet {
-        let is_held = |no: &TerminalNo| {
-            self.is_bound(*no) || self.shared.holder(*no, push).is_some_and(|member| self.is_bound(member))
-        };
-        self.handed.of(push).iter().filter(is_held).collect()
+        let mut all = TerminalSet::new();
+        for id in self.tables.dispatched_as(push) {
+            let is_held = |no: &TerminalNo| {
+                self.is_bound(*no) || self.shared.holder(*no, id).is_some_and(|member| self.is_bound(member))
+            };
+            all.0 |= self.handed.of(id).iter().filter(is_held).collect::<TerminalSet>().0;
+        }
+        all
     }
 
     /// Asks the edges about everyone who is still pending for a withdrawn push.
     pub(super) fn withdraw(&mut self, push: PushId) {
+        self.tables.dispatched_as(push).into_iter().for_each(|id| self.withdraw_as(id));
+    }
+
+    /// The same of what was handed out under one id.
+    fn withdraw_as(&mut self, push: PushId) {
         let Some(pending) = self.tables.targets(push, State::Pending) else { return };
         if pending.is_empty() {
             return self.handed.forget(push);

@@ -47,7 +47,7 @@ impl Leader {
                 Want::Again(push) => {
                     let before = PushId(push.0.saturating_sub(1));
                     match self.tables.owed(group, before, push, now.wall_ms, 1).first() {
-                        Some(row) if !self.is_taken_back(push, group) => self.give(group, row),
+                        Some(row) if !self.is_taken_back(row.of, group) => self.give(group, row),
                         _ => self.shared.drop_returned(group, push),
                     }
                 }
@@ -56,7 +56,7 @@ impl Leader {
                     let is_last = rows.len() < max;
                     let last = rows.last().map(|row| row.push);
                     for row in rows {
-                        if !self.is_taken_back(row.push, group) {
+                        if !self.is_taken_back(row.of, group) {
                             self.give(group, &row);
                         }
                     }
@@ -83,8 +83,8 @@ impl Leader {
             let node = self.presence.numbered(given.member).map(|binding| binding.edge);
             let is_new = node.is_some_and(|node| sent_to.insert(node));
             let message = is_new.then_some(&*push.message);
-            let AcceptedPush { push, urgent, expires_at_ms, .. } = *push;
-            let row = OwedRow { push, urgent, qos0: false, expires_at_ms };
+            let AcceptedPush { push, of, urgent, expires_at_ms, .. } = *push;
+            let row = OwedRow { push, of, urgent, qos0: false, expires_at_ms };
             self.send_shared(group, &row, given, message);
         }
     }

@@ -11,6 +11,7 @@ mod receipts;
 mod retained;
 mod sessions;
 mod terminals;
+mod webhooks;
 
 use cluster_proto::{AppId, TerminalNo, link::Origin};
 
@@ -41,7 +42,7 @@ pub(super) fn entry(
             results.push(self::command(txn, command)?);
         }
     }
-    txn.finish_entry(position.term, position.index);
+    txn.finish_entry(position.term, position.index)?;
     Ok(results)
 }
 
@@ -91,7 +92,20 @@ fn body(txn: &mut Txn<'_>, origin: Option<&Origin>, body: CommandBody) -> Result
         CommandBody::PublishWills { limit } => sessions::publish_wills(txn, limit),
         CommandBody::ExpireRetained { limit } => retained::expire(txn, limit),
         CommandBody::Nothing => Ok(Applied::Done),
-        CommandBody::Collapse { by, pushes, next } => pushes::collapse(txn, by, &pushes, next),
+        CommandBody::Collapse { by, pushes, released, next } => {
+            pushes::collapse(txn, by, &pushes, released, next)
+        }
+        CommandBody::ReleasePushes { limit } => pushes::release(txn, limit),
+        CommandBody::HoldPush { app, push } => pushes::hold(txn, app, push),
+        CommandBody::ResumePush { app, push } => pushes::resume(txn, app, push),
+        CommandBody::PurgeReceipts { before_ms, bytes_max, limit } => {
+            receipts::purge(txn, before_ms, bytes_max, limit)
+        }
+        CommandBody::SetWebhook { app, webhook, from } => webhooks::set(txn, app, webhook, from),
+        CommandBody::RemoveWebhook { app } => webhooks::remove(txn, app),
+        CommandBody::AdvanceWebhook { app, generation, place, is_gone } => {
+            webhooks::advance(txn, app, generation, place, is_gone)
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
         error::StoreError,
         keys, numbers, owed,
         push::PushSets,
+        release,
         txn::Txn,
         value::{AudienceRow, CollapseRow, Withdrawn},
     },
@@ -35,8 +36,8 @@ pub(super) fn cancel(
     };
     if sets.row.settled_at_ms.is_none() {
         sets.withdraw(txn, Withdrawn::Cancelled, &in_flight.0)?;
+        txn.effects.push(Effect::Cancelled(sets.id));
         sets.close(txn)?;
-        txn.effects.push(Effect::Cancelled(push));
     }
     Ok(Applied::Done)
 }
@@ -46,10 +47,12 @@ pub(super) fn collapse(
     txn: &mut Txn<'_>,
     by: PushId,
     pushes: &[(PushId, TerminalSet)],
+    released: u64,
     next: Option<(TerminalNo, PushId)>,
 ) -> Result<Applied, StoreError> {
-    if txn.read::<CollapseRow>(&keys::collapse(by))?.is_none() {
-        return Ok(Applied::Done); // it was done before
+    let mark = txn.read::<CollapseRow>(&keys::collapse(by))?;
+    if mark.is_none_or(|mark| mark.released != released) {
+        return Ok(Applied::Done); // it was done before, or more of it was released meanwhile
     }
     if let Some(new) = PushSets::open(txn, by)? {
         let gets = collapse::gets(txn, &new)?;
@@ -63,7 +66,7 @@ pub(super) fn collapse(
         }
     }
     match next {
-        Some(next) => txn.put(keys::collapse(by), &CollapseRow { after: Some(next) }),
+        Some(next) => txn.put(keys::collapse(by), &CollapseRow { after: Some(next), released }),
         None => txn.delete(keys::collapse(by)),
     }
     Ok(Applied::Done)
@@ -87,8 +90,37 @@ pub(super) fn purge(txn: &mut Txn<'_>, settled_before_ms: u64, limit: u32) -> Re
     Ok(Applied::Done)
 }
 
+pub(super) fn release(txn: &mut Txn<'_>, limit: u32) -> Result<Applied, StoreError> {
+    release::advance_due(txn, limit)?;
+    Ok(Applied::Done)
+}
+
+pub(super) fn hold(txn: &mut Txn<'_>, app: AppId, push: PushId) -> Result<Applied, StoreError> {
+    let Some(mut sets) = with_plan(txn, app, push)? else {
+        return Ok(Applied::Refused(Refusal::NoRelease(push)));
+    };
+    release::hold(txn, &mut sets);
+    sets.close(txn)?;
+    Ok(Applied::Done)
+}
+
+pub(super) fn resume(txn: &mut Txn<'_>, app: AppId, push: PushId) -> Result<Applied, StoreError> {
+    let Some(mut sets) = with_plan(txn, app, push)? else {
+        return Ok(Applied::Refused(Refusal::NoRelease(push)));
+    };
+    release::resume(txn, &mut sets)?;
+    sets.close(txn)?;
+    Ok(Applied::Done)
+}
+
+fn with_plan(txn: &Txn<'_>, app: AppId, push: PushId) -> Result<Option<PushSets>, StoreError> {
+    let sets = PushSets::open(txn, push)?;
+    Ok(sets.filter(|sets| sets.row.app == app && sets.row.release.is_some()))
+}
+
 fn remove(txn: &mut Txn<'_>, id: PushId) -> Result<(), StoreError> {
     let Some(push) = PushSets::open(txn, id)? else { return Ok(()) };
+    release::remove_waves(txn, &push)?;
     if let AudienceRow::Broad(_) = push.row.audience {
         for key in txn.keys(&keys::set_blocks(id), usize::MAX)? {
             txn.delete(key);

@@ -6,6 +6,7 @@ mod collapse;
 mod dispatch;
 mod edges;
 mod lanes;
+mod releases;
 mod retained;
 mod settle;
 mod shared;

@@ -58,7 +58,13 @@ impl World {
         let dir = tempfile::tempdir().expect("tempdir");
         let (tables, machine) = tables::open(dir.path(), options).expect("open");
         let now = Now { mono_ms: 1_000, wall_ms: 1_000_000 };
-        let settings = Settings { ttl_default_ms: 60_000, ttl_max_ms: 600_000, retention_ms: 60_000 };
+        let settings = Settings {
+            ttl_default_ms: 60_000,
+            ttl_max_ms: 600_000,
+            retention_ms: 60_000,
+            receipts_retention_ms: 60_000,
+            receipts_bytes_max: 1 << 30,
+        };
         let leader = Leader::new(NodeId(9), 1, tables.clone(), settings, now);
         let mut world = Self {
             _dir: dir,
