@@ -225,7 +225,7 @@ impl Model {
         assert!(seen.broad > 10 && seen.purged > 20 && seen.states.len() >= 8);
         assert!(seen.waves > 20 && seen.low > 1);
         assert!(seen.expressions.0 > 20 && seen.expressions.1 > 5);
-        assert!(seen.repeated > 0 && seen.resumed_outbound > 3 && seen.resumed_inbound > 1);
+        assert!(seen.resumed_outbound > 3 && seen.resumed_inbound > 1);
         assert!(seen.wills > 10 && seen.wills_discarded > 3);
         assert!(seen.retained_refused > 0 && seen.groups_gone > 3 && self.numbers.returned > 0);
     }
