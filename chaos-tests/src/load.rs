@@ -164,6 +164,7 @@ fn request(key: Key, topic: String, audience: Of, ttl_ms: u64) -> PushRequest {
         qos: 1,
         ttl_ms,
         idempotency_key: format!("key-{}", key.0),
+        priority: i32::from(key.is_urgent()),
         ..PushRequest::default()
     }
 }

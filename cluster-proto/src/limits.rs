@@ -55,6 +55,8 @@ pub const OWED_PER_TERMINAL_MAX: usize = 10_000;
 pub const INFLIGHT_PER_TERMINAL_MAX: usize = 64;
 /// Pushes an edge keeps queued for one terminal behind its in-flight window; over it, the terminal is catching up.
 pub const QUEUED_PER_TERMINAL_MAX: usize = 128;
+/// Urgent pushes queued beyond that.
+pub const URGENT_BEYOND_MAX: usize = 32;
 /// Most pushes in one answer to a pull.
 pub const OWED_PER_PULL_MAX: usize = 64;
 /// A proposal batch is closed at this size, bytes (measured: 3.9 instead of 14 CPU-s per million commands).

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// ALPN of the link; the number is its version.
-pub const ALPN: &[u8] = b"carillon-link/1";
+pub const ALPN: &[u8] = b"carillon-link/2";
 
 /// First frame on every stream: what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -365,13 +365,22 @@ pub enum SessionRequestBody {
         no: TerminalNo,
         /// Its binding.
         epoch: Epoch,
-        /// The last push the edge has queued for it.
-        after: PushId,
+        /// The last pushes the edge has queued for it.
+        after: After,
         /// At most so many.
         max: u16,
     },
     /// Ask for the retained messages a new subscription gets.
     Retained(RetainedAsk),
+}
+
+/// How far the pushes of a terminal are queued: urgent ones overtake ordinary ones, so each priority has its own last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct After {
+    /// The last ordinary push.
+    pub ordinary: PushId,
+    /// The last urgent one.
+    pub urgent: PushId,
 }
 
 /// A page of retained messages is asked for.
@@ -643,6 +652,8 @@ pub struct SharedDelivery {
     pub dup: bool,
     /// As in [`PushDelivery::message`].
     pub message: Option<Message>,
+    /// It overtakes ordinary ones.
+    pub urgent: bool,
 }
 
 /// A push and this edge's part of its audience.
@@ -661,6 +672,8 @@ pub struct PushDelivery {
     pub expires_at_ms: u64,
     /// The message, unless this edge was sent it before or it is large: then the edge fetches what it lacks.
     pub message: Option<Message>,
+    /// It overtakes ordinary ones.
+    pub urgent: bool,
 }
 
 /// A page of what a terminal is owed.
@@ -688,6 +701,8 @@ pub struct OwedPush {
     pub qos0: bool,
     /// It may have been sent before: DUP is set.
     pub dup: bool,
+    /// It overtakes ordinary ones.
+    pub urgent: bool,
 }
 
 // ---------------------------------------------------------------- receipts, publishes, payloads, transient

@@ -58,6 +58,7 @@ fn input(u: &mut Unstructured) -> Result<Input> {
         15..=18 => Input::Answer(u.int_in_range(0..=7)?, !u.ratio(1, 16)?),
         19..=22 => Input::Push {
             qos: qos(u)?,
+            urgent: u.ratio(1, 3)?,
             missing: u.ratio(1, 10)?,
             ttl_ms: maybe(u, |u| u.int_in_range(0..=2_000))?,
             more: if u.ratio(1, 20)? { u.arbitrary()? } else { 0 },

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use cluster_proto::{
-    AppId, Audience, Incarnation, Message, NodeId, PushId, TerminalId, TerminalSet, Will,
+    AppId, Audience, Incarnation, Message, NodeId, PushId, TerminalId, TerminalNo, TerminalSet, Will,
     link::{AppReceipts, ExchangeStep, Inbound, Origin, Receipt, Subscription, Unacknowledged, WillFate},
 };
 use serde::{Deserialize, Serialize};
@@ -167,6 +167,18 @@ pub enum CommandBody {
     },
     /// Only uses up the sequence of its origin, which was refused what it asked.
     Nothing,
+    /// A push replaces older ones with its collapse key, for everyone who has it or may still get it. Settles as collapsed
+    /// whoever is pending and not in flight. Nothing happens if that was done before.
+    Collapse {
+        /// The newer push.
+        by: PushId,
+        /// Older ones, each with the terminals it is in flight to, which their edges are asked about.
+        pushes: Vec<(PushId, TerminalSet)>,
+        /// How many the newer one was released to when this was found; void if that has changed.
+        released: u64,
+        /// Where what it replaces is to be looked for next; absent: this is all.
+        next: Option<(TerminalNo, PushId)>,
+    },
     /// Goes on with the releases that are due; at most `limit` at a time.
     ReleasePushes {
         /// Bounds the work of one entry.
@@ -432,6 +444,10 @@ pub struct AcceptPush {
 /// How a push is handed out. The default: at once, to everyone, in its turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushOptions {
+    /// It overtakes ordinary pushes that wait for the same terminal.
+    pub urgent: bool,
+    /// The newest push of the app with this key replaces older ones that were not handed out. At most 128 bytes, not empty.
+    pub collapse_key: Option<String>,
     /// Absent: at once, to everyone.
     pub release: Option<ReleasePlan>,
 }

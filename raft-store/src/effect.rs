@@ -53,4 +53,8 @@ pub struct AcceptedPush {
     pub qos0: TerminalSet,
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
+    /// It overtakes ordinary ones.
+    pub urgent: bool,
+    /// There are older ones with its collapse key to be replaced.
+    pub collapses: bool,
 }

@@ -241,7 +241,7 @@ mod tests {
         let pull = SessionRequestBody::Pull {
             no: TerminalNo(1),
             epoch: Epoch::default(),
-            after: cluster_proto::PushId(0),
+            after: cluster_proto::link::After::default(),
             max: 1,
         };
         assert!(requests.push(pull).is_some());

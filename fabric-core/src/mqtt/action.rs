@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cluster_proto::{
     AppId, Message, Outcome, PushId, Qos, TerminalId, TerminalNo, Will,
-    link::{AppReceipts, Step, Subscription, Unacknowledged, WillFate},
+    link::{After, AppReceipts, Step, Subscription, Unacknowledged, WillFate},
 };
 
 use super::{packet::Packet, permissions::Permissions, reason::CloseCause};
@@ -133,8 +133,8 @@ pub enum Action<M> {
     },
     /// Ask the leader for what the terminal is owed, then call `handle_owed`.
     Pull {
-        /// The last push queued here.
-        after: PushId,
+        /// The last pushes queued here.
+        after: After,
         /// At most so many.
         max: u16,
     },
@@ -252,6 +252,8 @@ pub struct Queued<M> {
     pub expires_at_ms: Option<u64>,
     /// The terminal gets it as a member of a shared subscription group.
     pub shared: Option<Shared>,
+    /// It overtakes what is ordinary and not begun.
+    pub urgent: bool,
 }
 
 /// For which shared subscription group a terminal gets a push.

@@ -1,4 +1,4 @@
-//! What a terminal still gets over this connection, in dispatch order.
+//! What a terminal still gets over this connection, in dispatch order; urgent pushes before ordinary ones.
 //!
 //! ```text
 //!             page, not the last                    queue full
@@ -11,12 +11,17 @@
 //! `Live` takes pushes as they are dispatched. Otherwise they are skipped, and found again in what the leader says
 //! the terminal is owed after `after`. The queue is bounded by [`QUEUED_PER_TERMINAL_MAX`] (I10): what does not fit
 //! makes a live terminal fall behind, and a pull never asks for more than fits.
+//!
+//! An urgent push is put behind the urgent ones and before the first ordinary one that is not begun. A full queue takes
+//! [`URGENT_BEYOND_MAX`] more of them, and one that fell behind with its ordinary pushes still takes them as they are
+//! dispatched, until it pulls.
 
 use std::collections::VecDeque;
 
 use cluster_proto::{
     PushId, Qos, TerminalNo,
-    limits::{OWED_PER_PULL_MAX, QUEUED_PER_TERMINAL_MAX},
+    limits::{OWED_PER_PULL_MAX, QUEUED_PER_TERMINAL_MAX, URGENT_BEYOND_MAX},
+    link::After,
 };
 
 use super::{action::Queued, in_flight::Window};
@@ -66,6 +71,11 @@ impl<M> Waiting<M> {
         self.queued.shared.map(|shared| shared.group)
     }
 
+    /// Nothing overtakes it any more: it is in the window, or of an earlier connection.
+    fn is_begun(&self) -> bool {
+        self.packet_id.is_some() || self.origin == Origin::Resumed
+    }
+
     fn is(&self, push: PushId, group: Option<TerminalNo>) -> bool {
         self.queued.push == push && self.group() == group
     }
@@ -82,8 +92,10 @@ impl<M> Waiting<M> {
 #[derive(Clone, Debug)]
 pub(super) struct Deliveries<M> {
     pub(super) feed: Feed,
-    /// The last push queued here.
-    pub(super) after: PushId,
+    /// The last pushes queued here.
+    pub(super) after: After,
+    /// Urgent pushes come as they are dispatched: also while ordinary ones are behind, until the leader says otherwise.
+    urgent_live: bool,
     pub(super) queue: VecDeque<Waiting<M>>,
     pub(super) window: Window,
     /// Pushes this connection began with, beyond `after`: a page may bring one again that was acknowledged here, as long
@@ -106,7 +118,8 @@ impl<M> Deliveries<M> {
     pub(super) fn new(window: u16) -> Self {
         Self {
             feed: Feed::Off,
-            after: PushId(0),
+            after: After::default(),
+            urgent_live: false,
             queue: VecDeque::new(),
             window: Window::new(window),
             resumed: Vec::new(),
@@ -119,18 +132,43 @@ impl<M> Deliveries<M> {
     /// Takes a dispatched push, unless the terminal is not live. Whoever is live has seen everything up to `after`,
     /// so an older push is a repetition.
     pub(super) fn push_live(&mut self, waiting: Waiting<M>) {
-        let push = waiting.queued.push;
-        if self.feed != Feed::Live || push <= self.after {
+        let (push, urgent) = (waiting.queued.push, waiting.queued.urgent);
+        let is_live = if urgent { self.urgent_live } else { self.feed == Feed::Live };
+        if !is_live || push <= self.last(urgent) {
             return;
         }
         if self.has_begun(push) {
-            self.pass(push);
-        } else if usize::from(self.pushes) >= QUEUED_PER_TERMINAL_MAX {
-            self.feed = Feed::Behind;
+            self.pass(push, urgent);
+        } else if self.has_room(urgent) {
+            self.pass(push, urgent);
+            self.put(waiting);
         } else {
-            self.pass(push);
-            self.enqueue(waiting);
+            self.urgent_live &= !urgent;
+            if self.feed == Feed::Live {
+                self.feed = Feed::Behind;
+            }
         }
+    }
+
+    /// The link to the leader is lost: nothing comes as it is dispatched.
+    pub(super) fn turn_off(&mut self) {
+        self.feed = Feed::Off;
+        self.urgent_live = false;
+    }
+
+    /// The terminal is owed something, and has to pull.
+    pub(super) fn fall_behind(&mut self) {
+        self.feed = Feed::Behind;
+        self.urgent_live = false;
+    }
+
+    fn last(&self, urgent: bool) -> PushId {
+        if urgent { self.after.urgent } else { self.after.ordinary }
+    }
+
+    fn has_room(&self, urgent: bool) -> bool {
+        let beyond = if urgent { URGENT_BEYOND_MAX } else { 0 };
+        usize::from(self.pushes) < QUEUED_PER_TERMINAL_MAX + beyond
     }
 
     /// Whether `push` was handed out on this connection beside the order of `after`.
@@ -138,11 +176,17 @@ impl<M> Deliveries<M> {
         self.resumed.contains(&push) || self.window.holds(push, None)
     }
 
-    /// Everything up to `push` is queued here, or was.
-    fn pass(&mut self, push: PushId) {
-        self.after = push;
+    /// Everything of its priority up to `push` is queued here, or was.
+    fn pass(&mut self, push: PushId, urgent: bool) {
+        if urgent {
+            self.after.urgent = push;
+        } else {
+            self.after.ordinary = push;
+        }
         if !self.resumed.is_empty() {
-            self.resumed.retain(|resumed| *resumed > push);
+            // Of which priority they are is not known.
+            let passed = self.after.ordinary.min(self.after.urgent);
+            self.resumed.retain(|resumed| *resumed > passed);
         }
     }
 
@@ -161,10 +205,10 @@ impl<M> Deliveries<M> {
         if self.window.holds(push, group) || self.queue.iter().any(|queued| queued.is(push, group)) {
             return true;
         }
-        if self.feed != Feed::Live || usize::from(self.pushes) >= QUEUED_PER_TERMINAL_MAX {
+        if self.feed != Feed::Live || !self.has_room(waiting.queued.urgent) {
             return false;
         }
-        self.enqueue(waiting);
+        self.put(waiting);
         true
     }
 
@@ -178,30 +222,45 @@ impl<M> Deliveries<M> {
             return;
         }
         self.feed = if live { Feed::Live } else { Feed::Behind };
+        self.urgent_live = live;
         for waiting in pushes {
-            let push = waiting.queued.push;
-            if push <= self.after {
+            let (push, urgent) = (waiting.queued.push, waiting.queued.urgent);
+            if push <= self.last(urgent) {
                 continue;
             }
             if self.has_begun(push) {
-                self.pass(push);
+                self.pass(push, urgent);
                 continue;
             }
-            if usize::from(self.pushes) >= QUEUED_PER_TERMINAL_MAX {
+            if !self.has_room(urgent) {
                 // More than was asked for: the rest is pulled again.
-                self.feed = Feed::Behind;
-                return;
+                return self.fall_behind();
             }
-            self.pass(push);
-            self.enqueue(waiting);
+            self.pass(push, urgent);
+            self.put(waiting);
         }
+    }
+
+    /// Puts a push into its place in the queue.
+    fn put(&mut self, waiting: Waiting<M>) {
+        if !waiting.queued.urgent {
+            return self.enqueue(waiting);
+        }
+        let is_overtaken = |queued: &Waiting<M>| !queued.queued.urgent && !queued.is_begun();
+        let at = self.queue.iter().position(is_overtaken).unwrap_or(self.queue.len());
+        self.note(&waiting);
+        self.queue.insert(at, waiting);
     }
 
     /// Puts something at the end of the queue, whatever its bound.
     pub(super) fn enqueue(&mut self, waiting: Waiting<M>) {
+        self.note(&waiting);
+        self.queue.push_back(waiting);
+    }
+
+    fn note(&mut self, waiting: &Waiting<M>) {
         self.count(waiting.origin, 1);
         self.unbegun |= waiting.qos == Qos::ExactlyOnce && waiting.packet_id.is_none();
-        self.queue.push_back(waiting);
     }
 
     fn count(&mut self, origin: Origin, by: i16) {
@@ -219,7 +278,7 @@ impl<M> Deliveries<M> {
             return None;
         }
         self.feed = Feed::Pulling;
-        let room = QUEUED_PER_TERMINAL_MAX - usize::from(self.pushes);
+        let room = QUEUED_PER_TERMINAL_MAX.saturating_sub(usize::from(self.pushes));
         Some(room.min(OWED_PER_PULL_MAX) as u16)
     }
 
@@ -265,8 +324,19 @@ mod tests {
             dup: false,
             expires_at_ms: None,
             shared: None,
+            urgent: false,
         };
         Waiting { queued, qos: Qos::AtLeastOnce, packet_id: None, origin: Origin::Push }
+    }
+
+    fn urgent(id: u64) -> Waiting<()> {
+        let mut waiting = push(id);
+        waiting.queued.urgent = true;
+        waiting
+    }
+
+    fn ids(deliveries: &Deliveries<()>) -> Vec<u64> {
+        deliveries.queue.iter().map(|waiting| waiting.queued.push.0).collect()
     }
 
     fn live() -> Deliveries<()> {
@@ -283,7 +353,7 @@ mod tests {
             deliveries.push_live(push(id));
         }
         assert_eq!((deliveries.feed, deliveries.queue.len()), (Feed::Behind, QUEUED_PER_TERMINAL_MAX));
-        assert_eq!(deliveries.after, PushId(QUEUED_PER_TERMINAL_MAX as u64));
+        assert_eq!(deliveries.after.ordinary, PushId(QUEUED_PER_TERMINAL_MAX as u64));
         assert_eq!(deliveries.next_pull(), None);
         while deliveries.queue.len() > PULL_BELOW {
             deliveries.pop();
@@ -323,7 +393,7 @@ mod tests {
             deliveries.enqueue(Waiting { origin: Origin::Retained(None), ..push(0) });
         }
         deliveries.push_live(push(1));
-        assert_eq!((deliveries.feed, deliveries.after), (Feed::Live, PushId(1)));
+        assert_eq!((deliveries.feed, deliveries.after.ordinary), (Feed::Live, PushId(1)));
         assert!(!deliveries.has_no_retained());
         (0..QUEUED_PER_TERMINAL_MAX).for_each(|_| assert!(deliveries.pop().is_some()));
         assert!(deliveries.has_no_retained());
@@ -345,5 +415,63 @@ mod tests {
         assert_eq!(deliveries.queue.len(), 2);
         deliveries.feed = Feed::Off;
         assert!(!deliveries.push_shared(shared(4)));
+    }
+    #[test]
+    fn an_urgent_push_overtakes_what_is_ordinary_and_not_begun_and_keeps_the_order_of_its_own() {
+        let mut deliveries = live();
+        deliveries.resume(Waiting { packet_id: Some(1), origin: Origin::Resumed, ..push(1) });
+        deliveries.enqueue(Waiting { packet_id: Some(2), ..push(2) });
+        deliveries.enqueue(Waiting { origin: Origin::Retained(None), ..push(3) });
+        deliveries.push_live(push(4));
+        deliveries.push_live(urgent(5));
+        deliveries.push_live(push(6));
+        deliveries.push_live(urgent(7));
+        assert_eq!(ids(&deliveries), [1, 2, 5, 7, 3, 4, 6]);
+        deliveries.push_live(urgent(7));
+        assert_eq!(deliveries.queue.len(), 7, "each once");
+        assert_eq!(deliveries.after, After { ordinary: PushId(6), urgent: PushId(7) });
+    }
+
+    #[test]
+    fn a_page_brings_urgent_pushes_that_are_older_than_ordinary_ones_that_came() {
+        let mut deliveries = live();
+        deliveries.push_live(push(5));
+        deliveries.fall_behind();
+        assert!(deliveries.next_pull().is_some());
+        deliveries.page([urgent(3), urgent(8), push(5), push(6)], true);
+        assert_eq!(ids(&deliveries), [3, 8, 5, 6]);
+        deliveries.push_live(urgent(8));
+        deliveries.push_live(push(9));
+        assert_eq!(ids(&deliveries), [3, 8, 5, 6, 9]);
+    }
+
+    #[test]
+    fn a_full_queue_takes_some_urgent_pushes_more_and_finds_the_others_with_its_next_pull() {
+        let mut deliveries = live();
+        let full = QUEUED_PER_TERMINAL_MAX as u64;
+        (1..=full + 3).for_each(|id| deliveries.push_live(push(id)));
+        let beyond = URGENT_BEYOND_MAX as u64;
+        (1_000..1_000 + beyond + 1).for_each(|id| deliveries.push_live(urgent(id)));
+        assert_eq!((deliveries.feed, deliveries.queue.len()), (Feed::Behind, (full + beyond) as usize));
+        assert_eq!(ids(&deliveries)[..2], [1_000, 1_001]);
+        assert_eq!(deliveries.after.urgent, PushId(999 + beyond));
+        deliveries.push_live(urgent(5_000));
+        assert_eq!(deliveries.after.urgent, PushId(999 + beyond), "nothing may overtake what did not fit");
+        while deliveries.next_pull().is_none() {
+            assert!(deliveries.pop().is_some());
+        }
+        let rest = [urgent(1_000 + beyond), urgent(5_000), push(full + 1)];
+        deliveries.page(rest, true);
+        assert_eq!(ids(&deliveries)[..2], [1_000 + beyond, 5_000]);
+    }
+
+    #[test]
+    fn after_the_link_was_lost_an_urgent_push_waits_for_the_pull_like_any_other() {
+        let mut deliveries = live();
+        deliveries.turn_off();
+        deliveries.push_live(urgent(1));
+        deliveries.fall_behind();
+        deliveries.push_live(urgent(2));
+        assert_eq!(ids(&deliveries), []);
     }
 }

@@ -15,7 +15,7 @@ fn connect_is_authenticated_then_bound_then_acknowledged_then_pulled() {
     assert_eq!(out, [Action::Bind { clean_start: false, session_expiry_s, will: None }]);
     let out = terminal.answer(|session, at, out| session.handle_bound(at, Ok((bound(), Vec::new())), out));
     assert_eq!(connack(&out).reason, Reason::SUCCESS);
-    let pull = Action::Pull { after: PushId(0), max: OWED_PER_PULL_MAX as u16 };
+    let pull = Action::Pull { after: ordinary(0), max: OWED_PER_PULL_MAX as u16 };
     assert_eq!(out[1..], [pull]);
     assert!(terminal.session.may_read());
 }

@@ -160,7 +160,7 @@ fn catching_up_skips_live_pushes_until_the_last_page() {
     };
     let out = terminal.answer(|session, at, out| session.handle_owed(at, page(&[3, 5]), false, out));
     assert_eq!(deliveries(&out).iter().map(|delivery| delivery.dup).collect::<Vec<_>>(), [true, false]);
-    assert_eq!(out.last(), Some(&Action::Pull { after: PushId(5), max: OWED_PER_PULL_MAX as u16 }));
+    assert_eq!(out.last(), Some(&Action::Pull { after: ordinary(5), max: OWED_PER_PULL_MAX as u16 }));
     let out = terminal.answer(|session, at, out| session.handle_owed(at, page(&[9]), true, out));
     assert_eq!(out.len(), 1);
     assert_eq!(packet_ids(&terminal.push(10)), [4]);
@@ -177,7 +177,7 @@ fn a_slow_terminal_falls_behind_and_catches_up_when_half_empty() {
     let out = terminal.answer(|session, at, out| session.handle_writable(at, out));
     assert_eq!(deliveries(&out).len(), INFLIGHT_PER_TERMINAL_MAX);
     assert!(
-        matches!(out.last(), Some(Action::Pull { after, .. }) if *after == PushId(count)),
+        matches!(out.last(), Some(Action::Pull { after, .. }) if *after == ordinary(count)),
         "{:?}",
         out.last()
     );
@@ -190,7 +190,7 @@ fn after_a_leader_change_catching_up_continues_where_it_was() {
     terminal.session.link_lost();
     assert_eq!(terminal.push(5), []);
     let out = terminal.answer(|session, _, out| session.link_ready(out));
-    assert!(matches!(&out[..], [Action::Pull { after: PushId(4), .. }]));
+    assert!(matches!(&out[..], [Action::Pull { after: After { ordinary: PushId(4), .. }, .. }]));
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_session_bound_by_the_last_word_of_a_lost_link_pulls_on_the_next() {
     // Its first pull was asked for when there was no link any more: no answer comes.
     let mut terminal = Terminal::bound(connect(V311), bound());
     let out = terminal.answer(|session, _, out| session.link_ready(out));
-    assert!(matches!(&out[..], [Action::Pull { after: PushId(0), .. }]), "{out:?}");
+    assert!(matches!(&out[..], [Action::Pull { after: After { ordinary: PushId(0), .. }, .. }]), "{out:?}");
 }
 
 /// Section 3.3.2.3.3: an absent Message Expiry Interval says that the message does not expire.

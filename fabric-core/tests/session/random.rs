@@ -24,6 +24,7 @@ pub(crate) enum Input {
     Answer(usize, bool),
     Push {
         qos: Qos,
+        urgent: bool,
         missing: bool,
         ttl_ms: Option<u64>,
         /// More of the same kind behind it.
@@ -118,8 +119,8 @@ fn input() -> impl Strategy<Value = Input> {
         2 => any::<bool>().prop_map(Input::Authenticated),
         2 => any::<bool>().prop_map(Input::Bound),
         30 => (0..8usize, prop::bool::weighted(0.97)).prop_map(|(n, ok)| Input::Answer(n, ok)),
-        40 => (qos(), prop::bool::weighted(0.1), ttl_ms, prop_oneof![20 => Just(0u8), 1 => 0..200u8])
-            .prop_map(|(qos, missing, ttl_ms, more)| Input::Push { qos, missing, ttl_ms, more }),
+        40 => (qos(), prop::bool::weighted(0.3), prop::bool::weighted(0.1), ttl_ms, prop_oneof![20 => Just(0u8), 1 => 0..200u8])
+            .prop_map(|(qos, urgent, missing, ttl_ms, more)| Input::Push { qos, urgent, missing, ttl_ms, more }),
         10 => (0..80u8, any::<bool>()).prop_map(|(count, live)| Input::Owed { count, live }),
         5 => (0..20u8, any::<bool>()).prop_map(|(back, gone)| Input::Payload { back, gone }),
         5 => (0..20u8).prop_map(|back| Input::Withdraw { back }),
@@ -160,9 +161,9 @@ struct World {
     settled: BTreeSet<PushId>,
     not_written: BTreeSet<PushId>,
     requests: Vec<Out>,
-    pulled: Option<(PushId, u16)>,
-    /// Pushes whose PUBLISH was written, in order, to be matched with ids: the session does not name them.
-    last_written: PushId,
+    pulled: Option<(After, u16)>,
+    /// The last pushes whose PUBLISH was written.
+    last_written: After,
     closed: bool,
 }
 
@@ -182,7 +183,7 @@ impl World {
             not_written: BTreeSet::new(),
             requests: Vec::new(),
             pulled: None,
-            last_written: PushId(0),
+            last_written: After::default(),
             closed: false,
         };
         let out = world.terminal.send(Packet::Connect(Box::new(connect)));
@@ -195,12 +196,12 @@ impl World {
     }
 
     /// Dispatches a push.
-    fn next(&mut self, qos: Qos, ttl_ms: Option<u64>) -> Queued<Arc<Message>> {
+    fn next(&mut self, qos: Qos, urgent: bool, ttl_ms: Option<u64>) -> Queued<Arc<Message>> {
         self.last_push += 1;
         let payload = self.last_push.to_be_bytes().to_vec().into();
         let message = Message { payload, kind: PushKind::Identity, ..(*message(qos)).clone() };
         let expires_at_ms = ttl_ms.map(|ttl_ms| self.terminal.now + ttl_ms);
-        let queued = Queued { expires_at_ms, ..queued(self.last_push, message.into()) };
+        let queued = Queued { expires_at_ms, urgent, ..queued(self.last_push, message.into()) };
         self.pushes.insert(queued.push, queued.clone());
         queued
     }
@@ -235,14 +236,14 @@ impl World {
                 self.terminal.answer(|session, at, out| session.handle_bound(at, result, out))
             }
             Input::Answer(n, ok) => self.answer(n, ok),
-            Input::Push { qos, missing, ttl_ms, more } => {
+            Input::Push { qos, urgent, missing, ttl_ms, more } => {
                 let mut out = Vec::new();
                 // What is owed is looked through again and again.
                 if self.last_push > PUSHES_MAX {
                     return;
                 }
                 for _ in 0..=more {
-                    let mut queued = self.next(qos, ttl_ms);
+                    let mut queued = self.next(qos, urgent, ttl_ms);
                     if missing {
                         queued.message = None;
                     }
@@ -378,8 +379,12 @@ impl World {
 
     fn owed(&mut self, count: u8, live: bool) -> Vec<Out> {
         let Some((after, max)) = self.pulled.take() else { return Vec::new() };
-        let owed = self.pushes.values().filter(|queued| queued.push > after && self.is_owed(queued));
-        let mut page: Vec<_> = owed.cloned().collect();
+        let is_next = |queued: &&Queued<Arc<Message>>| {
+            queued.push > if queued.urgent { after.urgent } else { after.ordinary } && self.is_owed(queued)
+        };
+        let mut page: Vec<_> = self.pushes.values().filter(is_next).cloned().collect();
+        // Sorted by nothing else: each priority keeps its order.
+        page.sort_by_key(|queued| !queued.urgent);
         let count = usize::from(count.min(max as u8));
         let live = live && page.len() <= count;
         page.truncate(count);
@@ -449,16 +454,21 @@ impl World {
             self.requests.iter().filter(|request| matches!(request, Action::Retained { .. })).count();
         assert!(retained <= 1, "one page of retained messages at a time");
         assert!(self.requests.len() <= 128 + 16 + 64, "requests are bounded");
-        assert!(self.terminal.session.in_flight().count() <= self.window + 128, "deliveries are bounded");
+        assert!(
+            self.terminal.session.in_flight().count() <= self.window + 128 + 32,
+            "deliveries are bounded"
+        );
     }
 
     fn check_delivery(&mut self, delivery: &Delivery<Arc<Message>>) {
         let mut push = PushId(0);
         if !delivery.retain {
             push = PushId(u64::from_be_bytes(delivery.message.payload[..].try_into().unwrap()));
-            assert!(push > self.last_written, "first deliveries come in order (I12)");
+            let urgent = self.pushes[&push].urgent;
+            let last = if urgent { &mut self.last_written.urgent } else { &mut self.last_written.ordinary };
+            assert!(push > *last, "first deliveries of a priority come in order (I12)");
             assert!(!self.not_written.contains(&push), "written after NotWritten (I3)");
-            self.last_written = push;
+            *last = push;
         }
         if delivery.packet_id != 0 {
             let entry = InFlight { push, qos: delivery.qos, received: false, released: false };

@@ -52,7 +52,7 @@ fn a_first_replicated_subscription_gives_a_number_and_begins_to_catch_up() {
     let out = terminal.send(subscribe(1, &[("a", QOS1)]));
     let request = request(&out);
     let out = terminal.answer(|session, at, out| session.handle_changed(at, request, Ok(changed()), out));
-    assert!(out.contains(&Action::Pull { after: PushId(0), max: OWED_PER_PULL_MAX as u16 }), "{out:?}");
+    assert!(out.contains(&Action::Pull { after: ordinary(0), max: OWED_PER_PULL_MAX as u16 }), "{out:?}");
     assert_eq!(terminal.session.no(), Some(changed().no));
     assert_eq!(terminal.session.session(), Some(changed().session));
 }

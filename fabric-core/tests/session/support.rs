@@ -8,7 +8,7 @@ pub(crate) use cluster_proto::{
     TerminalId, TerminalNo,
     limits::{INFLIGHT_PER_TERMINAL_MAX, OWED_PER_PULL_MAX, QUEUED_PER_TERMINAL_MAX},
     link::{
-        Bound, Outbound, OutboundStage, PublishOutcome, RefuseReason, Step, Subscription,
+        After, Bound, Outbound, OutboundStage, PublishOutcome, RefuseReason, Step, Subscription,
         SubscriptionOptions, Unacknowledged, UnbindReason, WillFate,
     },
 };
@@ -300,7 +300,13 @@ pub(crate) fn queued(id: u64, message: Arc<Message>) -> Queued<Arc<Message>> {
         dup: false,
         expires_at_ms: None,
         shared: None,
+        urgent: false,
     }
+}
+
+/// Nothing urgent was queued.
+pub(crate) fn ordinary(last: u64) -> After {
+    After { ordinary: PushId(last), ..After::default() }
 }
 
 /// A push that no subscription lowers: its audience names the terminal.

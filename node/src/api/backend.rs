@@ -97,6 +97,8 @@ pub struct PushView {
     pub accepted_at_ms: u64,
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
+    /// The newest push that replaced it for somebody.
+    pub replaced_by: Option<PushId>,
     /// How far it is released, where it has a plan.
     pub release: Option<ReleaseRecord>,
 }

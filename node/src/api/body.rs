@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 
-/// A whole request. Every method of ours takes one message, so it fits, and it can be sent again to the next
+/// A whole request. Every method that takes one message fits, and it can be sent again to the next
 /// leader.
 pub(super) async fn collect(body: Body, limit: usize) -> Result<Bytes, Status> {
     let collected = Limited::new(body, limit).collect().await;
@@ -70,6 +70,14 @@ impl HttpBody for Watched {
     fn size_hint(&self) -> SizeHint {
         self.bytes.size_hint()
     }
+}
+
+/// The body of a stream, which reports to [`Sent`] when any message of it is taken.
+pub(super) fn watched(body: Body, sent: Sent) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        sent.0.store(true, Ordering::Release);
+        frame
+    }))
 }
 
 /// An answer from the leader. Where its connection breaks in the middle, the caller gets `broken` as the call's

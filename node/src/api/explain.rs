@@ -48,6 +48,9 @@ impl<C: Control> Services<C> {
             let reported: Vec<_> = reported.iter().map(|what| what.name()).collect();
             words = format!("{words}; its application reported it {}", reported.join(" and "));
         }
+        if let (Explanation::Replaced, Some(by)) = (explanation, view.replaced_by) {
+            words += &format!("; the newest is push {by}");
+        }
         Ok(ExplainResponse {
             push: push.0,
             terminal: id.into(),
@@ -109,8 +112,8 @@ fn explain(place: &Place, holding: &Holding, owed_before: usize) -> (Explanation
         State::Delivered => (Explanation::Acknowledged, "the terminal acknowledged it"),
         State::Sent => (
             Explanation::WrittenUnanswered,
-            "it was written to its connection, and no acknowledgement will come: QoS 0, or recalled or expired before it \
-             was answered",
+            "it was written to its connection, and no acknowledgement will come: QoS 0, or recalled, replaced \
+             or expired before it was answered",
         ),
         State::Expired => {
             (Explanation::TimeToLiveOver, "its time to live was over before it could be handed out")

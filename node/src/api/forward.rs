@@ -7,6 +7,9 @@
 //! |---|---|---|
 //! | not sent, or answered "not the leader" | tried again until `ROUTE_WITHIN`, then UNAVAILABLE | the same |
 //! | sent, and no answer | the same | UNKNOWN: it may have been done |
+//!
+//! A stream of requests is passed on as it comes, to one leader, and never made again: its caller is told the same, and
+//! opens another.
 
 use std::{
     convert::Infallible,
@@ -228,6 +231,8 @@ impl Forward {
                 match self.ready(remote).await {
                     Ok(mut channel) => {
                         counter!(API_FORWARDED_TOTAL).increment(1);
+                        let sent = Sent::default();
+                        let body = body::watched(body, sent.clone());
                         let mut request = Request::from_parts(call.parts.clone(), body);
                         call.mark(request.headers_mut());
                         let answer = tokio::select! {
@@ -236,7 +241,10 @@ impl Forward {
                         };
                         return answer
                             .map(|response| response.map(|body| body::answer(body, call.broken())))
-                            .map_err(|why| status::unknown(&format!("the leader at {}: {why}", remote.api)));
+                            .map_err(|why| {
+                                let why = format!("the leader at {}: {why}", remote.api);
+                                if sent.is_sent() { status::unknown(&why) } else { status::unavailable(&why) }
+                            });
                     }
                     Err(why) => last = why,
                 }
@@ -410,8 +418,10 @@ fn hops(headers: &HeaderMap) -> u8 {
 
 /// The methods by path, and what they need; any other path is refused by the services here.
 fn method(path: &str) -> (&'static str, Kind) {
-    const METHODS: [(&str, Kind); 36] = [
+    const METHODS: [(&str, Kind); 38] = [
         ("/carillon.v1.Pushes/Push", Kind::Write),
+        ("/carillon.v1.Pushes/PushBatch", Kind::Write),
+        ("/carillon.v1.Pushes/PushStream", Kind::Stream),
         ("/carillon.v1.Pushes/DryRun", Kind::Read),
         ("/carillon.v1.Pushes/Cancel", Kind::Write),
         ("/carillon.v1.Pushes/Hold", Kind::Write),

@@ -11,13 +11,14 @@
 //! - `json`: the same over HTTP/JSON.
 //! - [`backend`]: what the services need of the control group.
 //! - [`status`]: our errors as gRPC codes, the only place.
-//! - `pushes` (with `explain`, `receipts`), `terminals`, `apps` (with `webhooks`), `cluster`: the services; `validate`: what requests must
+//! - `pushes` (with `batches`, `explain`, `receipts`), `terminals`, `apps` (with `webhooks`), `cluster`: the services; `validate`: what requests must
 //!   be, `audience`: what they may say about whom a push is for.
 
 mod apps;
 mod audience;
 pub mod auth;
 pub mod backend;
+mod batches;
 mod body;
 mod bulk;
 mod channels;

@@ -10,7 +10,7 @@ use cluster_proto::{
 use futures_util::stream::{BoxStream, StreamExt as _, unfold};
 use raft_store::{Applied, CommandBody};
 use tokio::time::{Interval, MissedTickBehavior};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Control, Gate,
@@ -28,6 +28,7 @@ const PAGE_LEN: usize = 1_000;
 
 #[tonic::async_trait]
 impl<C: Control> Pushes for Services<C> {
+    type PushStreamStream = BoxStream<'static, Result<admin::PushResult, Status>>;
     type WatchStream = BoxStream<'static, Result<admin::StatusResponse, Status>>;
     type ListTargetsStream = BoxStream<'static, Result<admin::ListTargetsResponse, Status>>;
     type ReceiptsStream = BoxStream<'static, Result<admin::ReceiptsResponse, Status>>;
@@ -37,23 +38,21 @@ impl<C: Control> Pushes for Services<C> {
         request: Request<admin::PushRequest>,
     ) -> Result<Response<admin::PushResponse>, Status> {
         let caller = self.gate.allow(&request, Scope::Push)?;
-        let request = request.into_inner();
-        let name = validate::app_name(&request.app).to_owned();
-        caller.in_app(&name)?;
-        let app = self.app(&name).await?;
-        let mut accept = validate::push(request, app, self.limits, self.gate.now_ms())?;
-        if self.control.is_disk_full() {
-            return Err(status::disk_full());
-        }
-        self.control.admit(app).await.map_err(status::too_fast)?;
-        accept.online = self.online_for(&accept.audience).await?;
-        match self.control.propose(CommandBody::AcceptPush(accept)).await.map_err(status::propose)? {
-            Applied::Accepted { push, audience, repeated } => {
-                tracing::debug!(%push, audience, repeated, app = name, caller = caller.name, "push accepted");
-                Ok(Response::new(admin::PushResponse { push: push.0, audience, repeated }))
-            }
-            other => Err(status::unexpected(&other)),
-        }
+        self.push_one(&caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn push_batch(
+        &self,
+        request: Request<admin::PushBatchRequest>,
+    ) -> Result<Response<admin::PushBatchResponse>, Status> {
+        self.batch(request).await.map(Response::new)
+    }
+
+    async fn push_stream(
+        &self,
+        request: Request<Streaming<admin::PushRequest>>,
+    ) -> Result<Response<Self::PushStreamStream>, Status> {
+        self.streamed(request).map(|answers| Response::new(answers.boxed()))
     }
 
     async fn dry_run(

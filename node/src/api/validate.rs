@@ -21,6 +21,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{audience, release};
 
+/// Of one batch.
+const BATCH_MAX: usize = 1_000;
+const BATCH_LEN_MAX: usize = 4 * 1024 * 1024;
+const COLLAPSE_KEY_LEN_MAX: usize = 128;
 /// Terminals named by a dry run.
 const TRIAL_SAMPLE_MAX: usize = 1_000;
 const APP_NAME_LEN_MAX: usize = 64;
@@ -67,6 +71,7 @@ pub(super) fn push(
     let ttl_ms = ttl(request.ttl_ms, limits)?;
     text_as_payload(&mut request)?;
     let idempotency = idempotency(&mut request)?;
+    let options = options(&mut request)?;
     let audience = audience::read(request.audience)?;
     validate_topic(&request.topic).map_err(|error| invalid(format!("topic: {error}")))?;
     if request.payload.len() > PAYLOAD_LEN_MAX {
@@ -90,7 +95,7 @@ pub(super) fn push(
         audience,
         online: None,
         ttl_ms,
-        options: PushOptions { release },
+        options: PushOptions { release, ..options },
         retained_ttl_ms: None,
         idempotency,
         exchange: None,
@@ -133,6 +138,40 @@ fn idempotency(request: &mut admin::PushRequest) -> Result<Option<IdempotencyKey
         APP_DEFAULT.clone_into(&mut request.app);
     }
     Ok(Some(IdempotencyKey { key, digest: xxh3_128(&request.encode_to_vec()) }))
+}
+
+/// How a push is handed out.
+fn options(request: &mut admin::PushRequest) -> Result<PushOptions, Status> {
+    let collapse_key = std::mem::take(&mut request.collapse_key);
+    if collapse_key.len() > COLLAPSE_KEY_LEN_MAX {
+        return Err(too_much("collapse_key", collapse_key.len(), COLLAPSE_KEY_LEN_MAX, "bytes"));
+    }
+    let urgent = match admin::Priority::try_from(request.priority) {
+        Ok(priority) => priority == admin::Priority::Urgent,
+        Err(_) => {
+            return Err(invalid(format!(
+                "priority is {}: it must be 0 (NORMAL) or 1 (URGENT)",
+                request.priority
+            )));
+        }
+    };
+    let collapse_key = Some(collapse_key).filter(|key| !key.is_empty());
+    Ok(PushOptions { urgent, collapse_key, release: None })
+}
+
+/// The pushes of a batch, at least one.
+pub(super) fn batch(request: admin::PushBatchRequest) -> Result<Vec<admin::PushRequest>, Status> {
+    let (count, len) = (request.requests.len(), request.encoded_len());
+    if count == 0 {
+        return Err(invalid("requests is empty: name at least one push"));
+    }
+    if count > BATCH_MAX {
+        return Err(too_much("requests", count, BATCH_MAX, "pushes"));
+    }
+    if len > BATCH_LEN_MAX {
+        return Err(too_much("the batch", len, BATCH_LEN_MAX, "bytes"));
+    }
+    Ok(request.requests)
 }
 
 /// The audience of a trial: a topic is needed only where the audience mentions it.

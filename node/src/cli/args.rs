@@ -77,7 +77,7 @@ pub(super) enum Command {
         command: TerminalCommand,
     },
     /// Pushes a message; answers when it is fsynced on a majority
-    Push(PushArgs),
+    Push(Box<PushArgs>),
     /// Who has a push and who does not
     Status(StatusArgs),
     /// Why one terminal has or has not got a push
@@ -316,18 +316,39 @@ pub(super) enum TerminalCommand {
     },
 }
 
+/// What says something of one push.
+const PUSH_ARGS: [&str; 13] = [
+    "to",
+    "dry_run",
+    "topic",
+    "qos",
+    "ttl",
+    "payload",
+    "payload_file",
+    "content_type",
+    "response_topic",
+    "user_properties",
+    "urgent",
+    "collapse_key",
+    "idempotency_key",
+];
+
 #[derive(Debug, Args)]
 pub(super) struct PushArgs {
     /// For whom: terminal:ID[,ID...], alias:NAME[,NAME...], tag:KEY=VALUE, topic (its subscribers), all, online,
     /// offline, delivered:PUSH, pending:PUSH, sample:A-B%, seen:DAYSd; combined with not, and, or, ( )
-    #[arg(long, value_name = "AUDIENCE", value_parser = audience::parse)]
-    pub to: Audience,
+    #[arg(long, value_name = "AUDIENCE", value_parser = audience::parse, required_unless_present = "batch")]
+    pub to: Option<Audience>,
     /// Push nothing: tell how many the audience is now, and some of them
     #[arg(long)]
     pub dry_run: bool,
+    /// Many pushes, each a line of JSON with the names of these options: {"to": "all", "topic": "news", "payload": "hi"};
+    /// - for standard input
+    #[arg(long, value_name = "F|-", conflicts_with_all = PUSH_ARGS)]
+    pub batch: Option<PathBuf>,
     /// What terminals see; no wildcards
-    #[arg(long)]
-    pub topic: String,
+    #[arg(long, required_unless_present = "batch")]
+    pub topic: Option<String>,
     /// At most once, at least once, exactly once
     #[arg(long, value_name = "0|1|2", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=2))]
     pub qos: u32,
@@ -343,9 +364,18 @@ pub(super) struct PushArgs {
     /// MIME type of the message (MQTT 5)
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
+    /// Topic for answers (MQTT 5)
+    #[arg(long, value_name = "TOPIC")]
+    pub response_topic: Option<String>,
     /// User property (MQTT 5); may be repeated
     #[arg(long = "user-property", value_name = "NAME=VALUE", value_parser = key_value)]
     pub user_properties: Vec<(String, String)>,
+    /// Overtakes ordinary pushes that wait for the same terminal
+    #[arg(long)]
+    pub urgent: bool,
+    /// Replaces older pushes with the same key that were not handed out
+    #[arg(long, value_name = "KEY")]
+    pub collapse_key: Option<String>,
     #[command(flatten)]
     pub release: ReleaseArgs,
     /// Repeating the command with the same key and content answers the first result; random if not given

@@ -138,6 +138,11 @@ impl Client {
         }
     }
 
+    /// How long it may be tried.
+    pub(super) fn within(&self) -> Duration {
+        self.within
+    }
+
     /// Every address by itself, for what each node says of itself.
     pub(super) async fn each<M, T, F, Fut>(&mut self, message: M, send: F) -> Result<Vec<T>, Failure>
     where

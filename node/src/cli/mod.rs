@@ -142,7 +142,7 @@ async fn call(command: Command) -> Result<(), Failure> {
         }
         Command::Push(args) => {
             let (mut client, mut out) = open(&args.shared)?;
-            pushes::push(args, &mut client, &mut out).await
+            pushes::push(*args, &mut client, &mut out).await
         }
         Command::Status(args) => {
             let (mut client, mut out) = open(&args.shared)?;

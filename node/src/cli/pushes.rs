@@ -1,6 +1,8 @@
 //! `carillon push`, `status`, `cancel`.
 
-use std::io::Read as _;
+mod batch;
+
+use std::{io::Read as _, time::Duration};
 
 use cluster_proto::{Audience, admin, limits::PAYLOAD_LEN_MAX};
 use fabric_core::audience::Text;
@@ -20,6 +22,9 @@ use super::{
 const SAMPLE: u32 = 10;
 
 pub(super) async fn push(args: PushArgs, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
+    if let Some(path) = &args.batch {
+        return batch::push(path, client, out).await;
+    }
     if args.dry_run {
         return dry_run(args, client, out).await;
     }
@@ -27,10 +32,12 @@ pub(super) async fn push(args: PushArgs, client: &mut Client, out: &mut Out) -> 
         app: client.app.clone(),
         payload: payload(&args)?,
         properties: Some(properties(&args)),
-        audience: Some(audience(&args.to)),
-        topic: args.topic,
+        audience: args.to.as_ref().map(audience),
+        priority: priority(args.urgent),
+        collapse_key: args.collapse_key.unwrap_or_default(),
+        topic: args.topic.unwrap_or_default(),
         qos: args.qos,
-        ttl_ms: args.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        ttl_ms: ttl_ms(args.ttl),
         release: release::asked(args.release),
         idempotency_key: args.idempotency_key.unwrap_or_else(random_key),
         text: String::new(),
@@ -54,9 +61,9 @@ pub(super) async fn push(args: PushArgs, client: &mut Client, out: &mut Out) -> 
 }
 
 async fn dry_run(args: PushArgs, client: &mut Client, out: &mut Out) -> Result<(), Failure> {
-    let audience = Some(audience(&args.to));
-    let request =
-        admin::DryRunRequest { app: client.app.clone(), audience, topic: args.topic, sample: SAMPLE };
+    let audience = args.to.as_ref().map(audience);
+    let topic = args.topic.unwrap_or_default();
+    let request = admin::DryRunRequest { app: client.app.clone(), audience, topic, sample: SAMPLE };
     let answer = client.call(Repeat::Read, request, |channel, request| async move {
         client::pushes(channel).dry_run(request).await
     });
@@ -67,6 +74,15 @@ async fn dry_run(args: PushArgs, client: &mut Client, out: &mut Out) -> Result<(
         let more = if audience > sample.len() as u64 { "\n  …" } else { "" };
         format!("nothing is pushed; it would be for {audience} terminal{s}{named}{more}")
     })
+}
+
+fn ttl_ms(ttl: Option<Duration>) -> u64 {
+    ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn priority(urgent: bool) -> i32 {
+    let priority = if urgent { admin::Priority::Urgent } else { admin::Priority::Normal };
+    priority as i32
 }
 
 fn audience(to: &Audience) -> admin::Audience {
@@ -98,6 +114,7 @@ fn properties(args: &PushArgs) -> admin::Properties {
     let user = args.user_properties.iter();
     admin::Properties {
         content_type: args.content_type.clone(),
+        response_topic: args.response_topic.clone(),
         user_properties: user
             .map(|(name, value)| admin::UserProperty { name: name.clone(), value: value.clone() })
             .collect(),

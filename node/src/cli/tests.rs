@@ -43,6 +43,8 @@ fn every_documented_command_is_accepted() {
         "carillon push --to all --topic news",
         "carillon push --to terminal:a,b --topic news --qos 2 --ttl 1h --payload hi --app shop --api a:1 --token t --json",
         "carillon push --to topic --topic news --payload-file - --idempotency-key k",
+        "carillon push --to all --topic news --urgent --collapse-key score --response-topic answers --content-type a/b",
+        "carillon push --batch pushes.jsonl --json",
         "carillon status 7",
         "carillon status 7 --watch",
         "carillon status 7 --terminals dropped --json",

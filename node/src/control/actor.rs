@@ -249,7 +249,7 @@ impl Actor {
             if batch.is_full() {
                 leading.propose(&self.group, std::mem::take(&mut batch));
             }
-            batch.add(token, command);
+            batch.add(token, *command);
         }
         leading.propose(&self.group, batch);
     }

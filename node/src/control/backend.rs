@@ -176,6 +176,7 @@ impl Control for ControlHandle {
             topic: record.message.topic.clone(),
             accepted_at_ms: record.accepted_at_ms,
             expires_at_ms: record.expires_at_ms,
+            replaced_by: record.replaced_by,
             release: record.release,
         })
     }
@@ -204,8 +205,9 @@ impl Control for ControlHandle {
     }
 
     fn owed_before(&self, no: TerminalNo, push: PushId, limit: usize) -> usize {
-        let upto = PushId(push.0.saturating_sub(1));
-        self.group().tables().owed(no, PushId(0), upto, 0, limit).len()
+        let tables = self.group().tables();
+        let is_urgent = tables.push(push).is_some_and(|record| record.options.urgent);
+        tables.owed_before(no, push, is_urgent, limit)
     }
 
     fn reported(&self, push: PushId, what: AppReceipt) -> Option<TerminalSet> {

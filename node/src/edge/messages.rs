@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use cluster_proto::{
     AppId, Epoch, Message, Outcome, PushId, Qos, TerminalId, TerminalNo, TerminalSet, Will,
     link::{
-        AppReceipts, Bound, ExchangeStep, FilterUse, Inbound, PublishOutcome, RefuseReason, RetainedAsk,
-        SharedInFlight, Subscription, Unacknowledged, WillFate,
+        After, AppReceipts, Bound, ExchangeStep, FilterUse, Inbound, PublishOutcome, RefuseReason,
+        RetainedAsk, SharedInFlight, Subscription, Unacknowledged, WillFate,
     },
 };
 use fabric_core::mqtt::{Changed, CloseCause, Kept, Queued, RequestNo};
@@ -128,6 +128,7 @@ pub(crate) struct SharedPart {
     pub(crate) expires_at_ms: u64,
     pub(crate) dup: bool,
     pub(crate) message: Option<Outgoing>,
+    pub(crate) urgent: bool,
 }
 
 /// See [`cluster_proto::link::PushDelivery`].
@@ -141,6 +142,7 @@ pub(crate) struct PushPart {
     pub(crate) expires_at_ms: Option<u64>,
     /// `None`: [`ToShard::Payload`] follows.
     pub(crate) message: Option<Outgoing>,
+    pub(crate) urgent: bool,
 }
 
 /// Terminals of one shard. Most pushes are for one terminal: no bitmap for those.
@@ -159,6 +161,7 @@ pub(crate) struct OwedPart {
     pub(crate) qos0: bool,
     pub(crate) dup: bool,
     pub(crate) message: Option<Outgoing>,
+    pub(crate) urgent: bool,
 }
 
 /// Shard to hub, in order.
@@ -204,7 +207,7 @@ pub(crate) enum ToHub {
     /// A step of an outbound QoS 2 exchange, behind the receipts before it; answered if there is a request.
     Step { conn: ConnId, request: Option<RequestNo>, step: ExchangeStep },
     /// The terminal has room.
-    Pull { no: TerminalNo, epoch: Epoch, after: PushId, max: u16 },
+    Pull { no: TerminalNo, epoch: Epoch, after: After, max: u16 },
     /// First subscriber of this shard.
     FilterAdded(AppId, Box<str>, FilterUse),
     /// Last subscriber of this shard.

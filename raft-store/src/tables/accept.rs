@@ -7,12 +7,13 @@ use roaring::RoaringBitmap;
 
 use super::{
     GROUP, apps, broad,
+    collapse::{self, Keyed},
     error::StoreError,
     keys,
     push::PushSets,
-    release,
+    release::{self, Waves},
     resolve::Resolved,
-    small,
+    small::{self, Of},
     txn::Txn,
     value::{AudienceRow, IdempotencyRow, OVER_QUOTA, OwedValue, PushRow, Slice},
 };
@@ -42,8 +43,9 @@ pub(crate) fn push(
     let push = PushId::new(GROUP, txn.head.last_push);
     let release = options.release.as_ref().and_then(|plan| release::begin(plan, txn.now_ms()));
     let expires_at_ms = release.map_or(txn.now_ms(), |release| release.due_ms).saturating_add(ttl_ms);
+    let urgent = options.urgent;
     let (shown, qos0) = (audience.shown, TerminalSet(audience.union(|part| &part.qos0)));
-    let pending = if is_kept(&message, audience.len(), by_back_end) {
+    let (pending, collapses) = if is_kept(&message, audience.len(), by_back_end) {
         let size = message.size() as u64;
         apps::count_bytes(txn, message.app, size as i64)?;
         let row = PushRow {
@@ -58,6 +60,8 @@ pub(crate) fn push(
             settled_at_ms: None,
             idempotency: idempotency.map(|key| key.key.clone()),
             options,
+            replaced_by: None,
+            collapsing: false,
             release,
             audience: AudienceRow::Small(Vec::new()),
         };
@@ -68,7 +72,7 @@ pub(crate) fn push(
         txn.insert(keys::payload(push), &message);
         store(txn, PushSets { id: push, row, part: Slice::All }, audience, &qos0.0)?
     } else {
-        not_kept(txn)
+        (not_kept(txn), false)
     };
     if release.is_some() {
         // Its waves will be dispatched.
@@ -82,6 +86,8 @@ pub(crate) fn push(
         shown,
         qos0,
         expires_at_ms,
+        urgent,
+        collapses,
     })));
     Ok(push)
 }
@@ -94,30 +100,41 @@ fn not_kept(txn: &mut Txn<'_>) -> RoaringBitmap {
     RoaringBitmap::new()
 }
 
-/// Writes the audience; answers who is pending.
+/// Writes the audience; answers who is pending, and whether older pushes are to be replaced.
 fn store(
     txn: &mut Txn<'_>,
     mut sets: PushSets,
     audience: Resolved,
     qos0: &RoaringBitmap,
-) -> Result<RoaringBitmap, StoreError> {
+) -> Result<(RoaringBitmap, bool), StoreError> {
     let all = audience.union(|part| &part.any);
     txn.note_accepted(sets.row.app, sets.id, sets.row.audience_len);
     let value = OwedValue { held: sets.row.release.is_some(), ..sets.owed_value() };
     if let Some(release) = sets.row.release {
         txn.insert(keys::release_due(release.due_ms, sets.id), &());
     }
+    let key = sets.row.options.collapse_key.clone();
+    let keyed = key.as_deref().map(|key| Keyed { app: sets.row.app, key });
+    let none = Waves::default();
+    let of = Of { push: sets.id, urgent: sets.row.options.urgent, keyed, waves: &none };
     txn.insert(keys::expiry(sets.row.expires_at_ms, sets.id), &());
-    let pending = if all.len() <= SMALL_AUDIENCE_MAX as u64 {
-        let targets = small::accept(txn, sets.id, &all, qos0, value)?;
+    let is_small = all.len() <= SMALL_AUDIENCE_MAX as u64;
+    let mut collapses = false;
+    if let Some(keyed) = keyed.filter(|_| !all.is_empty() && sets.row.release.is_none()) {
+        let small: Vec<u32> = if is_small { all.iter().collect() } else { Vec::new() };
+        collapses = collapse::mark(txn, keyed, sets.id, &small)?;
+    }
+    let pending = if is_small {
+        let targets = small::accept(txn, of, &all, qos0, value)?;
         let pending = small::in_state(&targets, State::Pending);
         txn.note(sets.row.app, sets.id, OVER_QUOTA.code(), small::in_state(&targets, OVER_QUOTA));
         sets.row.audience = AudienceRow::Small(targets);
         pending
     } else {
-        sets.row.audience = AudienceRow::Broad(broad::accept(txn, sets.id, audience, value));
+        keyed.into_iter().for_each(|keyed| keyed.insert(txn, collapse::BROAD, sets.id));
+        sets.row.audience = AudienceRow::Broad(broad::accept(txn, of, audience, value));
         all
     };
-    sets.close(txn);
-    Ok(pending)
+    sets.close(txn)?;
+    Ok((pending, collapses))
 }

@@ -15,6 +15,7 @@ use super::{
     db::Read,
     error::StoreError,
     keys::{self, Key},
+    small::Of,
     txn::Txn,
     value::{KIND_AUDIENCE, OwedValue},
 };
@@ -34,16 +35,16 @@ fn is_sparse(audience: u64, pending: u64) -> bool {
 /// Makes the sets of a new push; answers its counts.
 pub(crate) fn accept(
     txn: &mut Txn<'_>,
-    push: PushId,
+    Of { push, urgent, .. }: Of<'_>,
     audience: Resolved,
     value: OwedValue,
 ) -> Vec<(u8, u64)> {
     let len = audience.len();
     for (block, part) in audience.blocks {
         if !value.held && is_sparse(part.any.len(), part.any.len()) {
-            rows(push, &part.any, &part.qos0, value).for_each(|(key, row)| txn.insert(key, &row));
+            rows(urgent, push, &part.any, &part.qos0, value).for_each(|(key, row)| txn.insert(key, &row));
         } else {
-            txn.insert(keys::block_pending(block, push), &value);
+            txn.insert(keys::block_pending(urgent, block, push), &value);
         }
         txn.insert_block(push, block, part.any, part.qos0);
     }
@@ -70,7 +71,7 @@ pub(crate) fn settle(
 /// The owed indexes of a push without a plan after some of a block are not pending any more; `value`: what they say of it.
 pub(crate) fn follow_owed(
     txn: &mut Txn<'_>,
-    push: PushId,
+    (push, urgent): (PushId, bool),
     block: u16,
     gone: &RoaringBitmap,
     value: OwedValue,
@@ -82,40 +83,43 @@ pub(crate) fn follow_owed(
     let (audience, pending) = (sets.audience.len(), sets.pending.len());
     if is_sparse(audience, pending + gone.len()) {
         for no in gone {
-            txn.delete(keys::owed_broad(TerminalNo(no), push));
+            txn.delete(keys::owed_broad(urgent, TerminalNo(no), push));
         }
     } else if is_sparse(audience, pending) {
-        txn.delete(keys::block_pending(block, push));
-        rows(push, &sets.pending, &sets.qos0, value).for_each(|(key, row)| txn.insert(key, &row));
+        txn.delete(keys::block_pending(urgent, block, push));
+        rows(urgent, push, &sets.pending, &sets.qos0, value).for_each(|(key, row)| txn.insert(key, &row));
     }
     Ok(())
 }
 
-/// Writes the owed indexes of a push without a plan anew, for a block where some are pending.
+/// Writes `value` where `pending`, who are pending in a block of a push without a plan, are owed it: in the row of the
+/// block for all of them, or in those of each.
 pub(crate) fn mark_owed(
     txn: &mut Txn<'_>,
-    push: PushId,
+    (push, urgent): (PushId, bool),
     block: u16,
+    pending: &RoaringBitmap,
     value: OwedValue,
 ) -> Result<(), StoreError> {
     let sets = txn.block(push, block)?;
     if is_sparse(sets.audience.len(), sets.pending.len()) {
-        rows(push, &sets.pending, &sets.qos0, value).for_each(|(key, row)| txn.put(key, &row));
+        rows(urgent, push, pending, &sets.qos0, value).for_each(|(key, row)| txn.put(key, &row));
     } else {
-        txn.put(keys::block_pending(block, push), &value);
+        txn.put(keys::block_pending(urgent, block, push), &value);
     }
     Ok(())
 }
 
 /// Rows of their own for those who are pending in a sparse block.
 fn rows(
+    urgent: bool,
     push: PushId,
     pending: &RoaringBitmap,
     qos0: &RoaringBitmap,
     value: OwedValue,
 ) -> impl Iterator<Item = (Key, OwedValue)> {
     pending.iter().map(move |no| {
-        (keys::owed_broad(TerminalNo(no), push), OwedValue { qos0: qos0.contains(no), ..value })
+        (keys::owed_broad(urgent, TerminalNo(no), push), OwedValue { qos0: qos0.contains(no), ..value })
     })
 }
 

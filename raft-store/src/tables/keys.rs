@@ -110,6 +110,9 @@ mod tag {
     pub(super) const EXPIRY: u8 = 0x32;
     pub(super) const RETENTION: u8 = 0x33;
     pub(super) const WITHDRAWN: u8 = 0x34;
+    pub(super) const COLLAPSE_KEY: u8 = 0x35;
+    pub(super) const COLLAPSE: u8 = 0x36;
+    pub(super) const COLLAPSING: u8 = 0x37;
     pub(super) const RELEASE_DUE: u8 = 0x38;
     pub(super) const WAVE: u8 = 0x39;
     pub(super) const WAVE_OF: u8 = 0x3a;
@@ -120,7 +123,10 @@ mod tag {
 
     pub(super) const OWED: u8 = 0x50;
     pub(super) const BLOCK_PENDING: u8 = 0x51;
-    pub(super) const OWED_BROAD: u8 = 0x52;
+    pub(super) const URGENT_OWED: u8 = 0x52;
+    pub(super) const URGENT_BLOCK_PENDING: u8 = 0x53;
+    pub(super) const OWED_BROAD: u8 = 0x54;
+    pub(super) const URGENT_OWED_BROAD: u8 = 0x55;
 
     pub(super) const SET: u8 = 0x60;
 
@@ -507,6 +513,46 @@ pub(crate) fn withdrawns() -> Key {
     Builder::new(tag::WITHDRAWN).done()
 }
 
+/// (app, collapse key, terminal, push): pending, of a small audience; a broad push has one row, with another number.
+pub(crate) fn collapse_key(app: AppId, key: &str, no: TerminalNo, push: PushId) -> Key {
+    Builder::new(tag::COLLAPSE_KEY).u32(app.0).text(key).u32(no.0).u64(push.0).done()
+}
+
+/// All pushes with a collapse key.
+pub(crate) fn collapse_keys(app: AppId, key: &str) -> Key {
+    Builder::new(tag::COLLAPSE_KEY).u32(app.0).text(key).done()
+}
+
+/// Those of one terminal.
+pub(crate) fn collapse_keys_of(app: AppId, key: &str, no: TerminalNo) -> Key {
+    Builder::new(tag::COLLAPSE_KEY).u32(app.0).text(key).u32(no.0).done()
+}
+
+/// Terminal and push of a [`collapse_key`].
+pub(crate) fn collapse_key_of(key: &[u8]) -> Option<(TerminalNo, PushId)> {
+    Some((no_of(key.get(..key.len().checked_sub(8)?)?)?, push_of(key)?))
+}
+
+/// push → how far the older ones it replaces were looked for.
+pub(crate) fn collapse(push: PushId) -> Key {
+    Builder::new(tag::COLLAPSE).u64(push.0).done()
+}
+
+/// All of them.
+pub(crate) fn collapses() -> Key {
+    Builder::new(tag::COLLAPSE).done()
+}
+
+/// push → terminals for which it is replaced, and that have it in flight.
+pub(crate) fn collapsing(push: PushId) -> Key {
+    Builder::new(tag::COLLAPSING).u64(push.0).done()
+}
+
+/// All of them.
+pub(crate) fn all_collapsing() -> Key {
+    Builder::new(tag::COLLAPSING).done()
+}
+
 /// (time, push): its release goes on then.
 pub(crate) fn release_due(at_ms: u64, push: PushId) -> Key {
     Builder::new(tag::RELEASE_DUE).u64(at_ms).u64(push.0).done()
@@ -553,33 +599,46 @@ pub(crate) fn retained_message(app: AppId, topic: &str) -> Key {
 }
 
 /// (terminal, push): pending, of a small audience.
-pub(crate) fn owed(no: TerminalNo, push: PushId) -> Key {
-    Builder::new(tag::OWED).u32(no.0).u64(push.0).done()
+pub(crate) fn owed(urgent: bool, no: TerminalNo, push: PushId) -> Key {
+    owed_tag(urgent).u32(no.0).u64(push.0).done()
 }
 
-/// All small pushes pending for a terminal.
-pub(crate) fn owed_by(no: TerminalNo) -> Key {
-    Builder::new(tag::OWED).u32(no.0).done()
+/// All small pushes of a priority pending for a terminal.
+pub(crate) fn owed_by(urgent: bool, no: TerminalNo) -> Key {
+    owed_tag(urgent).u32(no.0).done()
 }
 
 /// (terminal, push): pending, of a broad audience that is sparse in the terminal's block.
-pub(crate) fn owed_broad(no: TerminalNo, push: PushId) -> Key {
-    Builder::new(tag::OWED_BROAD).u32(no.0).u64(push.0).done()
+pub(crate) fn owed_broad(urgent: bool, no: TerminalNo, push: PushId) -> Key {
+    owed_broad_tag(urgent).u32(no.0).u64(push.0).done()
 }
 
-/// All broad pushes pending for a terminal, but those that are not sparse in its block.
-pub(crate) fn owed_broad_by(no: TerminalNo) -> Key {
-    Builder::new(tag::OWED_BROAD).u32(no.0).done()
+/// All broad pushes of a priority pending for a terminal, but those that are not sparse in its block.
+pub(crate) fn owed_broad_by(urgent: bool, no: TerminalNo) -> Key {
+    owed_broad_tag(urgent).u32(no.0).done()
 }
 
 /// (block, push): a broad push with many pending terminals in the block.
-pub(crate) fn block_pending(block: u16, push: PushId) -> Key {
-    Builder::new(tag::BLOCK_PENDING).u16(block).u64(push.0).done()
+pub(crate) fn block_pending(urgent: bool, block: u16, push: PushId) -> Key {
+    block_pending_tag(urgent).u16(block).u64(push.0).done()
 }
 
-/// All broad pushes with many pending terminals in a block.
-pub(crate) fn block_pendings(block: u16) -> Key {
-    Builder::new(tag::BLOCK_PENDING).u16(block).done()
+/// All broad pushes of a priority with many pending terminals in a block.
+pub(crate) fn block_pendings(urgent: bool, block: u16) -> Key {
+    block_pending_tag(urgent).u16(block).done()
+}
+
+/// Urgent pushes lie apart, so that they are read first and ordinary reads never meet them.
+fn owed_tag(urgent: bool) -> Builder {
+    Builder::new(if urgent { tag::URGENT_OWED } else { tag::OWED })
+}
+
+fn block_pending_tag(urgent: bool) -> Builder {
+    Builder::new(if urgent { tag::URGENT_BLOCK_PENDING } else { tag::BLOCK_PENDING })
+}
+
+fn owed_broad_tag(urgent: bool) -> Builder {
+    Builder::new(if urgent { tag::URGENT_OWED_BROAD } else { tag::OWED_BROAD })
 }
 
 /// (push, block, kind) → bitmap. The block comes before the kind, so that all that is known of one block of
@@ -762,13 +821,22 @@ mod tests {
     fn keys_sort_in_scan_order() {
         let (app_1, no, p) = (AppId(1), TerminalNo(7), PushId(9));
         let ascending = [
-            vec![owed(no, PushId(255)), owed(no, PushId(256)), owed(TerminalNo(8), PushId(0))],
-            vec![block_pending(1, PushId(u64::MAX)), block_pending(2, PushId(0))],
+            vec![
+                owed(false, no, PushId(255)),
+                owed(false, no, PushId(256)),
+                owed(false, TerminalNo(8), PushId(0)),
+            ],
+            vec![block_pending(false, 1, PushId(u64::MAX)), block_pending(false, 2, PushId(0))],
             vec![set(p, 0, 5), set(p, 1, 0), set(p, 256, 0), set(PushId(10), 0, 0)],
             vec![expiry(999, PushId(u64::MAX)), expiry(1000, PushId(0))],
             vec![terminal_id(app_1, &id("a")), terminal_id(app_1, &id("b")), terminal_id(AppId(2), &id("a"))],
             vec![filter(app_1, "b", 0), filter(app_1, "b", 9), filter(app_1, "aa", 0)],
             vec![push(PushId(255)), push(PushId(256))],
+            vec![
+                collapse_key(app_1, "b", no, PushId(9)),
+                collapse_key(app_1, "b", TerminalNo(u32::MAX), PushId(0)),
+                collapse_key(app_1, "aa", no, PushId(0)),
+            ],
             vec![receipts(app_1, 255, 9), receipts(app_1, 256, 0), receipts(app_1, 256, 1)],
             vec![seen_all(), seen(255, 9), seen_on(256), seen(256, 0), seen(256, 256)],
             [0, 9, 256].map(|block| in_block(tagged_blocks(app_1, "k", "v"), block)).to_vec(),
@@ -819,7 +887,7 @@ mod tests {
             wildcards(),
             withdrawns(),
             retained_message(AppId(1), "a"),
-            owed_by(TerminalNo(0)),
+            owed_by(false, TerminalNo(0)),
             set_blocks(PushId(1)),
             retained_count(AppId(1)),
             webhooks(),
@@ -832,7 +900,9 @@ mod tests {
     fn fields_come_back_out() {
         let key = set(PushId(4), 0x0102, 16);
         assert_eq!(block_and_kind_of(&key), Some((0x0102, 16)));
-        assert_eq!(push_of(&owed(TerminalNo(1), PushId(77))), Some(PushId(77)));
+        assert_eq!(push_of(&owed(false, TerminalNo(1), PushId(77))), Some(PushId(77)));
+        let key = collapse_key(AppId(1), "k", TerminalNo(3), PushId(4));
+        assert_eq!(collapse_key_of(&key), Some((TerminalNo(3), PushId(4))));
         assert_eq!(no_of(&session_expiry(5, TerminalNo(6))), Some(TerminalNo(6)));
         assert_eq!(time_of(&session_expiry(5, TerminalNo(6))), Some(5));
         assert_eq!(text_of(&terminal_id(AppId(3), &id("tv-1"))), Some("tv-1"));
@@ -865,9 +935,18 @@ mod tests {
             (seen(258, 2), "18000001020002"),
             (app_count(AppId(1)), "0800000001"),
             (push(PushId(258)), "300000000000000102"),
-            (owed(TerminalNo(3), PushId(4)), "50000000030000000000000004"),
-            (block_pending(3, PushId(4)), "5100030000000000000004"),
-            (owed_broad(TerminalNo(3), PushId(4)), "52000000030000000000000004"),
+            (owed(false, TerminalNo(3), PushId(4)), "50000000030000000000000004"),
+            (owed(true, TerminalNo(3), PushId(4)), "52000000030000000000000004"),
+            (block_pending(false, 3, PushId(4)), "5100030000000000000004"),
+            (block_pending(true, 3, PushId(4)), "5300030000000000000004"),
+            (owed_broad(false, TerminalNo(3), PushId(4)), "54000000030000000000000004"),
+            (owed_broad(true, TerminalNo(3), PushId(4)), "55000000030000000000000004"),
+            (
+                collapse_key(AppId(1), "k", TerminalNo(3), PushId(4)),
+                "3500000001000000016b000000030000000000000004",
+            ),
+            (collapse(PushId(4)), "360000000000000004"),
+            (collapsing(PushId(4)), "370000000000000004"),
             (set(PushId(5), 6, 7), "600000000000000005000607"),
             (release_due(258, PushId(3)), "3800000000000001020000000000000003"),
             (wave(PushId(3)), "390000000000000003"),

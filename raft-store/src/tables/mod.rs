@@ -19,6 +19,7 @@ mod apps;
 mod blocks;
 mod broad;
 mod cache;
+mod collapse;
 mod db;
 mod digest;
 mod error;
@@ -70,6 +71,7 @@ use self::{
     value::{Head, Stored as _},
 };
 pub use self::{
+    collapse::ToCollapse,
     error::{OpenError, StoreError},
     records::{
         AppRecord, Contents, Counts, EntryPosition, OwedRow, Position, PushRecord, ReleasePhase,

@@ -6,12 +6,13 @@ use roaring::RoaringBitmap;
 use super::{
     blocks::{Reported, by_block},
     broad,
+    collapse::{self, Keyed},
     db::{Read, read},
     error::StoreError,
     exchanges, keys, owed,
     records::Counts,
     release::{self, Waves},
-    small,
+    small::{self, Of},
     txn::Txn,
     value::{AudienceRow, OwedValue, PushRow, Slice, WaveRow, Withdrawn},
 };
@@ -64,8 +65,9 @@ impl PushSets {
         state: State,
     ) -> Result<RoaringBitmap, StoreError> {
         let waves = Waves::of(txn, self)?;
-        let AudienceRow::Small(targets) = &mut self.row.audience else { return Ok(RoaringBitmap::new()) };
-        Ok(small::settle(txn, self.id, &waves, targets, terminals, state))
+        let (of, audience) = parts(self.id, &mut self.row, &waves);
+        let AudienceRow::Small(targets) = audience else { return Ok(RoaringBitmap::new()) };
+        Ok(small::settle(txn, of, targets, terminals, state))
     }
 
     /// One block of a broad push; answers who is newly in the state. Where nothing is pending any more, nothing is
@@ -79,13 +81,14 @@ impl PushSets {
     ) -> Result<RoaringBitmap, StoreError> {
         let value = self.owed_value();
         let AudienceRow::Broad(counts) = &mut self.row.audience else { return Ok(RoaringBitmap::new()) };
+        let urgent = self.row.options.urgent;
         let settled = broad::settle(txn, self.id, counts, block, terminals, state)?;
         if self.row.release.is_none() {
-            broad::follow_owed(txn, self.id, block, &settled.from_pending, value)?;
+            broad::follow_owed(txn, (self.id, urgent), block, &settled.from_pending, value)?;
         } else if !settled.from_pending.is_empty() && txn.block(self.id, block)?.pending.is_empty() {
-            txn.delete(keys::block_pending(block, self.id));
+            txn.delete(keys::block_pending(urgent, block, self.id));
             for (wave, _) in Waves::of(txn, self)?.iter() {
-                txn.delete(keys::block_pending(block, *wave));
+                txn.delete(keys::block_pending(urgent, block, *wave));
             }
         }
         Ok(settled.from_pending | settled.from_sent)
@@ -100,16 +103,18 @@ impl PushSets {
         pending: &RoaringBitmap,
     ) -> Result<(), StoreError> {
         let value = OwedValue { wave: Some(wave), ..self.owed_value() };
+        let urgent = self.row.options.urgent;
         match &self.row.audience {
             AudienceRow::Small(targets) => {
                 for target in targets.iter().filter(|target| pending.contains(target.no)) {
-                    owed::remove(txn, TerminalNo(target.no), self.id);
-                    owed::insert(txn, TerminalNo(target.no), id, OwedValue { qos0: target.qos0, ..value });
+                    owed::remove(txn, urgent, TerminalNo(target.no), self.id);
+                    let value = OwedValue { qos0: target.qos0, ..value };
+                    owed::insert(txn, urgent, TerminalNo(target.no), id, value);
                 }
             }
             AudienceRow::Broad(_) => {
                 for (block, _) in by_block(pending) {
-                    txn.insert(keys::block_pending(block, id), &value);
+                    txn.insert(keys::block_pending(urgent, block, id), &value);
                 }
             }
         }
@@ -154,49 +159,116 @@ impl PushSets {
         txn.delete(keys::expiry(self.row.expires_at_ms, self.id));
         txn.put(keys::withdrawn(self.id), &());
         let waves = Waves::of(txn, self)?;
+        let handed_out = self.handed_out(txn, &waves)?;
+        // What is not released is in flight nowhere.
+        let in_flight = if self.row.release.is_some() { &waves.released(in_flight) } else { in_flight };
+        self.settle(txn, &(handed_out - in_flight), State::Sent)?;
+        // Replaced before it was taken back.
+        self.settle(txn, &(self.collapsing(txn)? - in_flight), State::Collapsed)?;
+        let left = self.whole(txn, State::Pending)? - in_flight;
+        self.settle(txn, &left, reason.state())?;
+        let pending = self.whole(txn, State::Pending)?;
+        // All of it is released.
+        self.mark_owed(txn, &waves, &pending, self.owed_value(), true)
+    }
+
+    /// Targets that a connection handed it to, under any of its ids, and whose session goes on with it.
+    fn handed_out(&self, txn: &Txn<'_>, waves: &Waves) -> Result<RoaringBitmap, StoreError> {
         let mut handed_out = exchanges::handed_out(txn, self.id)?;
         for (wave, _) in waves.iter() {
             handed_out |= exchanges::handed_out(txn, *wave)?;
         }
-        // What is not released is in flight nowhere.
-        let in_flight = if self.row.release.is_some() { &waves.released(in_flight) } else { in_flight };
-        self.settle(txn, &(handed_out - in_flight), State::Sent)?;
-        let left = self.whole(txn, State::Pending)? - in_flight;
-        self.settle(txn, &left, reason.state())?;
-        self.mark_owed(txn, &waves)
+        Ok(handed_out)
     }
 
-    /// Says of everything still owed that the push is withdrawn. All of it is released.
-    fn mark_owed(&self, txn: &mut Txn<'_>, waves: &Waves) -> Result<(), StoreError> {
-        let value = self.owed_value();
-        let pending = self.whole(txn, State::Pending)?;
+    /// `by` replaces the push for `terminals`: whoever of them is pending and not in flight settles, as sent if an earlier
+    /// connection handed it out; the others are handed it no more, and stay pending until a receipt tells.
+    pub(crate) fn collapse(
+        &mut self,
+        txn: &mut Txn<'_>,
+        by: PushId,
+        terminals: &RoaringBitmap,
+        in_flight: &RoaringBitmap,
+    ) -> Result<(), StoreError> {
+        let pending = self.pending_of(txn, terminals)?;
+        // Who is asked already because it was taken back keeps that reason.
+        if pending.is_empty() || self.row.withdrawn.is_some() {
+            return Ok(());
+        }
+        self.row.replaced_by = self.row.replaced_by.max(Some(by));
+        let waves = Waves::of(txn, self)?;
+        // What is not released is in flight nowhere.
+        let in_flight = if self.row.release.is_some() { &waves.released(in_flight) } else { in_flight };
+        let (held, free) = (&pending & in_flight, &pending - in_flight);
+        self.settle(txn, &(self.handed_out(txn, &waves)? & &free), State::Sent)?;
+        self.settle(txn, &free, State::Collapsed)?;
+        if held.is_empty() {
+            return Ok(());
+        }
+        *txn.set_mut(keys::collapsing(self.id))? |= &held;
+        self.row.collapsing = true;
+        let owed = self.owed_value();
+        // A row of a small push is one terminal's.
+        let is_small = matches!(self.row.audience, AudienceRow::Small(_));
+        self.mark_owed(txn, &waves, &held, OwedValue { withdrawn: is_small, ..owed }, false)
+    }
+
+    /// Writes `value` where these, who are pending, are owed it. `ends`: nothing of it is held back any more.
+    fn mark_owed(
+        &self,
+        txn: &mut Txn<'_>,
+        waves: &Waves,
+        pending: &RoaringBitmap,
+        value: OwedValue,
+        ends: bool,
+    ) -> Result<(), StoreError> {
+        let urgent = self.row.options.urgent;
         if let AudienceRow::Small(targets) = &self.row.audience {
             for target in targets.iter().filter(|target| pending.contains(target.no)) {
                 let (id, wave) = waves.of_terminal(self.id, target.no);
                 let value = OwedValue { qos0: target.qos0, wave, ..value };
-                txn.put(keys::owed(TerminalNo(target.no), id), &value);
+                txn.put(keys::owed(urgent, TerminalNo(target.no), id), &value);
             }
             return Ok(());
         }
-        for (block, pending) in by_block(&pending) {
+        for (block, pending) in by_block(pending) {
             if self.row.release.is_none() {
-                broad::mark_owed(txn, self.id, block, value)?;
+                broad::mark_owed(txn, (self.id, urgent), block, &pending, value)?;
                 continue;
             }
-            txn.delete(keys::block_pending(block, self.id));
+            if ends {
+                txn.delete(keys::block_pending(urgent, block, self.id));
+            }
             for (id, slice) in waves.iter() {
                 if !slice.of(&pending).is_empty() {
                     let wave = Some(WaveRow { push: self.id, slice: *slice });
-                    txn.put(keys::block_pending(block, *id), &OwedValue { wave, ..value });
+                    txn.put(keys::block_pending(urgent, block, *id), &OwedValue { wave, ..value });
                 }
             }
         }
         Ok(())
     }
 
+    /// Those for whom it is replaced, and who may have it in flight.
+    pub(crate) fn collapsing(&self, tables: &impl Read) -> Result<RoaringBitmap, StoreError> {
+        if !self.row.collapsing {
+            return Ok(RoaringBitmap::new());
+        }
+        collapse::set(tables, self.id)
+    }
+
     /// Writes the row, and moves a push with nothing pending to the retention queue.
-    pub(crate) fn close(mut self, txn: &mut Txn<'_>) {
+    pub(crate) fn close(mut self, txn: &mut Txn<'_>) -> Result<(), StoreError> {
         debug_assert!(self.is_conserved(), "push {} lost or doubled a terminal", self.id);
+        if self.row.collapsing {
+            let before = self.collapsing(txn)?;
+            let still = self.pending_of(txn, &before)?;
+            self.row.collapsing = !still.is_empty();
+            if still != before {
+                // Empty, the row goes.
+                *txn.set_mut(keys::collapsing(self.id))? = still;
+            }
+        }
         if self.row.settled_at_ms.is_none() && self.count(State::Pending) == 0 {
             release::stop(txn, &mut self);
             self.row.settled_at_ms = Some(txn.now_ms());
@@ -206,8 +278,29 @@ impl PushSets {
                 txn.delete(keys::expiry(self.row.expires_at_ms, self.id));
             }
             txn.insert(keys::retention(txn.now_ms(), self.id), &());
+            if let (Some(keyed), AudienceRow::Broad(_)) = (self.keyed(), &self.row.audience) {
+                keyed.remove(txn, collapse::BROAD, self.id);
+            }
         }
         txn.put(keys::push(self.id), &self.row);
+        Ok(())
+    }
+
+    /// What it is found by, if it has a collapse key.
+    pub(crate) fn keyed(&self) -> Option<Keyed<'_>> {
+        keyed(&self.row)
+    }
+
+    /// Those of `terminals` that must still get it.
+    pub(crate) fn pending_of(
+        &self,
+        tables: &impl Read,
+        terminals: &RoaringBitmap,
+    ) -> Result<RoaringBitmap, StoreError> {
+        match &self.row.audience {
+            AudienceRow::Small(targets) => Ok(small::in_state(targets, State::Pending) & terminals),
+            AudienceRow::Broad(_) => collapse::pending_in_blocks(tables, self.id, terminals),
+        }
     }
 
     /// Who of the part is in a state.
@@ -328,6 +421,7 @@ impl PushSets {
         OwedValue {
             topic: self.row.kind == PushKind::Topic,
             withdrawn: self.row.withdrawn.is_some(),
+            collapsing: self.row.collapsing,
             qos0: false,
             held: false,
             expires_at_ms: self.row.expires_at_ms,
@@ -339,4 +433,15 @@ impl PushSets {
     fn is_conserved(&self) -> bool {
         self.counts().by_state.iter().map(|(_, count)| count).sum::<u64>() == self.row.audience_len
     }
+}
+
+/// What the rows of a push are found by, and its audience.
+fn parts<'a>(push: PushId, row: &'a mut PushRow, waves: &'a Waves) -> (Of<'a>, &'a mut AudienceRow) {
+    let PushRow { app, options, audience, .. } = row;
+    let keyed = options.collapse_key.as_deref().map(|key| Keyed { app: *app, key });
+    (Of { push, urgent: options.urgent, keyed, waves }, audience)
+}
+
+fn keyed(row: &PushRow) -> Option<Keyed<'_>> {
+    row.options.collapse_key.as_deref().map(|key| Keyed { app: row.app, key })
 }

@@ -9,11 +9,12 @@ use cluster_proto::{
     AppId, AppReceipt, Audience, Incarnation, Message, NodeId, PushId, Qos, State, TerminalId, TerminalNo,
     TerminalSet,
     credential::PublicKey,
-    link::{Lane, Origin, Outbound, RetainedMessage, Subscription},
+    link::{After, Lane, Origin, Outbound, RetainedMessage, Subscription},
 };
 
 use super::{
     LANES, Tables, View, apps,
+    collapse::{self, ToCollapse},
     db::{Read as _, Snapshot, read},
     digest,
     error::StoreError,
@@ -29,7 +30,8 @@ use super::{
     resolve::{self, About},
     retained, seen, subscriptions,
     value::{
-        AppRow, EdgeRow, Labels, PushRow, ReceiptCount, SessionRow, Stored as _, TerminalRow, WebhookRow,
+        AppRow, CollapseRow, EdgeRow, Labels, PushRow, ReceiptCount, SessionRow, Stored as _, TerminalRow,
+        WebhookRow,
     },
 };
 use crate::{
@@ -265,6 +267,8 @@ impl Tables {
                 message: Arc::new(message),
                 accepted_at_ms: row.accepted_at_ms,
                 expires_at_ms: row.expires_at_ms,
+                options: row.options,
+                replaced_by: row.replaced_by,
                 audience_len: row.audience_len,
                 withdrawn: row.withdrawn,
                 settled_at_ms: row.settled_at_ms,
@@ -335,7 +339,7 @@ impl Tables {
     }
 
     /// Pushes pending for a terminal with ids in `after+1..=upto` that may still be handed out at `now_ms`,
-    /// ascending.
+    /// ascending, whatever their priority.
     pub fn owed(
         &self,
         no: TerminalNo,
@@ -345,6 +349,24 @@ impl Tables {
         limit: usize,
     ) -> Vec<OwedRow> {
         self.ask(|view| owed::list(view, no, (after, upto), now_ms, limit))
+    }
+
+    /// What a terminal is to be handed next: pushes as in [`Tables::owed`], urgent ones first, each priority from behind
+    /// its own last.
+    pub fn owed_page(
+        &self,
+        no: TerminalNo,
+        after: After,
+        upto: PushId,
+        now_ms: u64,
+        limit: usize,
+    ) -> Vec<OwedRow> {
+        self.ask(|view| owed::page(view, no, (after, upto), now_ms, limit))
+    }
+
+    /// How many of those come before `push`, which is one of them, counted up to `limit`.
+    pub fn owed_before(&self, no: TerminalNo, push: PushId, urgent: bool, limit: usize) -> usize {
+        self.ask(|view| owed::before(view, no, push, urgent, limit))
     }
 
     /// How many pushes are pending for a terminal, counted up to `limit`.
@@ -378,6 +400,26 @@ impl Tables {
             }
             Ok(pushes)
         })
+    }
+
+    /// Pushes that have older ones to replace, in order.
+    pub fn collapses(&self, limit: usize) -> Vec<PushId> {
+        self.ask(|view| collapse::marked(view, limit))
+    }
+
+    /// What such a push replaces, a part of at most `limit` pushes and terminals; `None`: nothing is left to do.
+    pub fn to_collapse(&self, by: PushId, limit: usize) -> Option<ToCollapse> {
+        self.ask(|view| collapse::to_collapse(view, by, limit))
+    }
+
+    /// Pushes after `after` that are replaced for somebody who has them in flight, in order.
+    pub fn collapsing_after(&self, after: PushId, limit: usize) -> Vec<PushId> {
+        self.ask(|view| collapse::collapsing(view, after, limit))
+    }
+
+    /// For whom a push is replaced, and pending because it is in flight.
+    pub fn collapsing(&self, push: PushId) -> TerminalSet {
+        self.ask_push(push, |view, push| Ok(TerminalSet(push.collapsing(view)?))).unwrap_or_default()
     }
 
     /// Of the next `limit` pushes and waves in `after+1..=upto`, those with QoS 0 that are pending somewhere and not
@@ -758,6 +800,8 @@ fn accepted_push(view: &View, id: PushId) -> Result<Option<Arc<AcceptedPush>>, S
         shown: push.row.shown,
         qos0: TerminalSet(push.qos0(view)?),
         expires_at_ms: push.row.expires_at_ms,
+        urgent: push.row.options.urgent,
+        collapses: read::<CollapseRow>(view, &keys::collapse(push.id))?.is_some(),
     })))
 }
 

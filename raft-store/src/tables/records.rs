@@ -9,7 +9,7 @@ use cluster_proto::{
 
 pub use super::value::{ReleasePhase, Withdrawn};
 use crate::{
-    command::{Quotas, Webhook},
+    command::{PushOptions, Quotas, Webhook},
     receipts::ReceiptCursor,
 };
 
@@ -102,10 +102,14 @@ pub struct PushRecord {
     pub accepted_at_ms: u64,
     /// Milliseconds since the epoch.
     pub expires_at_ms: u64,
+    /// How it is handed out.
+    pub options: PushOptions,
     /// How many terminals it is for.
     pub audience_len: u64,
     /// It is no longer handed out, and why.
     pub withdrawn: Option<Withdrawn>,
+    /// The newest push that replaced it for somebody.
+    pub replaced_by: Option<PushId>,
     /// Since when nothing is pending.
     pub settled_at_ms: Option<u64>,
     /// How far it is released; absent: it was released as it was accepted.
@@ -148,6 +152,8 @@ pub struct OwedRow {
     pub push: PushId,
     /// The push itself.
     pub of: PushId,
+    /// It goes before ordinary ones.
+    pub urgent: bool,
     /// Its subscription granted QoS 0 only.
     pub qos0: bool,
     /// Milliseconds since the epoch.

@@ -12,7 +12,7 @@ use cluster_proto::{Message, PushId, State, TerminalNo, TerminalSet};
 use roaring::{MultiOps as _, RoaringBitmap};
 
 use super::{
-    GROUP, broad,
+    GROUP, broad, collapse,
     db::{Read, read},
     error::StoreError,
     keys, owed,
@@ -96,7 +96,7 @@ pub(crate) fn advance_due(txn: &mut Txn<'_>, limit: u32) -> Result<(), StoreErro
     for push in due {
         if let Some(mut sets) = PushSets::open(txn, push)? {
             advance(txn, &mut sets, false)?;
-            sets.close(txn);
+            sets.close(txn)?;
         }
     }
     Ok(())
@@ -275,6 +275,11 @@ fn release_wave(txn: &mut Txn<'_>, sets: &mut PushSets, slice: Slice) -> Result<
     txn.insert(keys::wave(wave), &row);
     txn.insert(keys::wave_of(sets.id, wave), &());
     sets.owe_wave(txn, wave, row, &pending)?;
+    // Now it has come to them it replaces what is older.
+    let collapses = sets.keyed().is_some();
+    if collapses {
+        collapse::mark_again(txn, sets.id, sets.row.release.map_or(0, |release| release.released));
+    }
     let qos0 = slice.of(&sets.qos0(txn)?);
     if let Some(message) = txn.read::<Message>(&keys::payload(sets.id))? {
         txn.effects.push(Effect::Accepted(Arc::new(AcceptedPush {
@@ -285,6 +290,8 @@ fn release_wave(txn: &mut Txn<'_>, sets: &mut PushSets, slice: Slice) -> Result<
             shown: sets.row.shown && is_first,
             qos0: TerminalSet(qos0),
             expires_at_ms: sets.row.expires_at_ms,
+            urgent: sets.row.options.urgent,
+            collapses,
         })));
     }
     Ok(())

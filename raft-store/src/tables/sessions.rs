@@ -222,21 +222,24 @@ type Find = fn(&Txn<'_>, &Key) -> Result<Vec<PushId>, StoreError>;
 fn settle(txn: &mut Txn<'_>, terminals: &RoaringBitmap, find: Find, state: State) -> Result<(), StoreError> {
     let mut pushes = BTreeMap::<PushId, RoaringBitmap>::new();
     for no in terminals {
-        for rows in [keys::owed_by(TerminalNo(no)), keys::owed_broad_by(TerminalNo(no))] {
+        let by = [keys::owed_by, keys::owed_broad_by];
+        for rows in [true, false].into_iter().flat_map(|urgent| by.map(|by| by(urgent, TerminalNo(no)))) {
             for push in find(txn, &rows)? {
                 pushes.entry(push).or_default().insert(no);
             }
         }
     }
     for (block, part) in by_block(terminals) {
-        for push in find(txn, &keys::block_pendings(block))? {
-            *pushes.entry(push).or_default() |= &part;
+        for rows in [true, false].map(|urgent| keys::block_pendings(urgent, block)) {
+            for push in find(txn, &rows)? {
+                *pushes.entry(push).or_default() |= &part;
+            }
         }
     }
     for (push, terminals) in pushes {
         if let Some(mut push) = PushSets::open(txn, push)? {
             push.settle(txn, &terminals, state)?;
-            push.close(txn);
+            push.close(txn)?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ use roaring::RoaringBitmap;
 
 use super::{
     blocks::Reported,
+    collapse::Keyed,
     owed,
     release::Waves,
     txn::Txn,
@@ -12,10 +13,20 @@ use super::{
 };
 use crate::tables::error::StoreError;
 
+/// What its rows are found by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Of<'a> {
+    pub(crate) push: PushId,
+    pub(crate) urgent: bool,
+    pub(crate) keyed: Option<Keyed<'a>>,
+    /// Under which ids its terminals are owed it.
+    pub(crate) waves: &'a Waves,
+}
+
 /// Makes the targets of a new push. Those who are owed too much already settle at once.
 pub(crate) fn accept(
     txn: &mut Txn<'_>,
-    push: PushId,
+    Of { push, urgent, keyed, .. }: Of<'_>,
     audience: &RoaringBitmap,
     qos0: &RoaringBitmap,
     value: OwedValue,
@@ -25,7 +36,8 @@ pub(crate) fn accept(
         let (terminal, qos0) = (TerminalNo(no), qos0.contains(no));
         let state = if owed::is_over_quota(txn, terminal)? { OVER_QUOTA } else { State::Pending };
         if state == State::Pending {
-            owed::insert(txn, terminal, push, OwedValue { qos0, ..value });
+            owed::insert(txn, urgent, terminal, push, OwedValue { qos0, ..value });
+            keyed.into_iter().for_each(|keyed| keyed.insert(txn, terminal, push));
         }
         targets.push(SmallTarget { no, qos0, state: state.code(), reported: 0 });
     }
@@ -36,8 +48,7 @@ pub(crate) fn accept(
 #[must_use]
 pub(crate) fn settle(
     txn: &mut Txn<'_>,
-    push: PushId,
-    waves: &Waves,
+    Of { push, urgent, keyed, waves }: Of<'_>,
     targets: &mut [SmallTarget],
     terminals: &RoaringBitmap,
     state: State,
@@ -51,7 +62,8 @@ pub(crate) fn settle(
         target.state = state.code();
         gained.insert(target.no);
         if before == State::Pending {
-            owed::remove(txn, TerminalNo(target.no), waves.of_terminal(push, target.no).0);
+            owed::remove(txn, urgent, TerminalNo(target.no), waves.of_terminal(push, target.no).0);
+            keyed.into_iter().for_each(|keyed| keyed.remove(txn, TerminalNo(target.no), push));
         }
     }
     gained

@@ -67,6 +67,7 @@ stored! {
     PushRow => "push",
     IdempotencyRow => "idempotency key",
     OwedValue => "owed push",
+    CollapseRow => "collapse to do",
     WaveRow => "wave",
     OutboundRow => "outbound delivery",
     InboundRow => "inbound exchange",
@@ -311,6 +312,10 @@ pub(crate) struct PushRow {
     pub(crate) settled_at_ms: Option<u64>,
     pub(crate) idempotency: Option<String>,
     pub(crate) options: PushOptions,
+    /// The newest push that replaced it for somebody.
+    pub(crate) replaced_by: Option<PushId>,
+    /// Some of those for whom it is replaced have it in flight: they are kept in a row of their own.
+    pub(crate) collapsing: bool,
     /// Of a push with a plan.
     pub(crate) release: Option<ReleaseRow>,
     pub(crate) audience: AudienceRow,
@@ -436,6 +441,8 @@ pub(crate) struct IdempotencyRow {
 pub(crate) struct OwedValue {
     pub(crate) topic: bool,
     pub(crate) withdrawn: bool,
+    /// Of a broad push: some of the block are being collapsed. Of a small one it is withdrawn for them.
+    pub(crate) collapsing: bool,
     /// Small audiences only; broad ones have a set.
     pub(crate) qos0: bool,
     /// Not released yet.
@@ -443,6 +450,15 @@ pub(crate) struct OwedValue {
     pub(crate) expires_at_ms: u64,
     /// The id in the key is that of this wave.
     pub(crate) wave: Option<WaveRow>,
+}
+
+/// A push with a collapse key has older ones to replace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CollapseRow {
+    /// Rows of the index up to this one were looked at.
+    pub(crate) after: Option<(TerminalNo, PushId)>,
+    /// How many had been released when it was made.
+    pub(crate) released: u64,
 }
 
 /// Subscribers of one filter in one block.
@@ -547,7 +563,9 @@ mod tests {
             withdrawn: Some(Withdrawn::Cancelled),
             settled_at_ms: None,
             idempotency: Some("k".into()),
-            options: PushOptions::default(),
+            options: PushOptions { urgent: true, collapse_key: Some("c".into()), release: None },
+            replaced_by: Some(PushId(9)),
+            collapsing: true,
             release: None,
             audience: AudienceRow::Small(vec![SmallTarget { no: 7, qos0: true, state: 17, reported: 2 }]),
         };
@@ -556,7 +574,10 @@ mod tests {
         let pace = Pace::Stages { stages, on_low: OnLow::Halt };
         let release = ReleaseRow { phase: ReleasePhase::HeldLow(4), due_ms: 5, next: 6, released: 7 };
         let planned = PushRow {
-            options: PushOptions { release: Some(ReleasePlan { not_before_ms: 1, pace }) },
+            options: PushOptions {
+                release: Some(ReleasePlan { not_before_ms: 1, pace }),
+                ..PushOptions::default()
+            },
             release: Some(release),
             ..broad.clone()
         };
@@ -579,6 +600,7 @@ mod tests {
         let owed = OwedValue {
             topic: true,
             withdrawn: false,
+            collapsing: false,
             qos0: true,
             held: false,
             expires_at_ms: 300,
@@ -587,8 +609,8 @@ mod tests {
         let edge = EdgeRow { incarnation: Incarnation(1), ended: false, seqs: [1, 2, 3] };
         golden(&RefusedRow { seqs: vec![1, 300] }, "010201ac02");
         let subscription = SubscriptionRow { qos: Qos::ExactlyOnce, options: SubscriptionOptions::default() };
-        golden(&push, "01010101ac0201ac020101010001016b0000000107011102");
-        golden(&broad, "01010101ac0201ac020101010001016b0000010100c801");
+        golden(&push, "01010101ac0201ac020101010001016b010101630001090100000107011102");
+        golden(&broad, "01010101ac0201ac020101010001016b010101630001090100010100c801");
         golden(&session, "01050203043c0109010202ac02");
         golden(&outbound, "0101020203");
         golden(&InboundRow { push: PushId(1), audience: 300 }, "0101ac02");
@@ -597,9 +619,13 @@ mod tests {
         golden(&RetainedTopic { app: AppId(1), topic: "a".into() }, "01010161");
         golden(&RetainedCount { messages: 1, bytes: 300 }, "0101ac02");
         golden(&head, "01010203040500000000000000000000");
-        golden(&owed, "0101000100ac0200");
-        golden(&planned, "01010101ac0201ac020101010001016b01010301f403020301010204050607010100c801");
+        golden(&owed, "010100000100ac0200");
+        golden(
+            &planned,
+            "01010101ac0201ac020101010001016b000001010301f403020301010901010204050607010100c801",
+        );
         golden(&WaveRow { push: PushId(1), slice: Slice::Buckets { from: 1, to: 300 } }, "01010201ac02");
+        golden(&CollapseRow { after: Some((TerminalNo(2), PushId(300))), released: 1 }, "010102ac0201");
         golden(&edge, "010100010203");
         golden(&subscription, "010200000000");
         golden(&IdempotencyRow { push: PushId(1), digest: 2, audience: 3 }, "01010203");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use cluster_proto::{AppId, Audience, PushId, State, TerminalNo, TerminalSet};
+use cluster_proto::{AppId, Audience, PushId, State, TerminalNo, TerminalSet, link::After};
 use fabric_core::subscriptions::filter;
 use raft_store::tables::{AppRecord, ReleasePhase, Tables};
 
@@ -18,6 +18,7 @@ impl Model {
         self.compare_terminals(tables, all);
         self.compare_groups(tables);
         self.compare_retained(tables);
+        self.compare_collapses(tables);
         assert_eq!(tables.sessions_len(), self.sessions.len() as u64);
         let due = self.sessions.values().filter_map(|session| session.will.as_ref()?.1);
         let first = due.min().unwrap_or(u64::MAX - 1);
@@ -150,7 +151,10 @@ impl Model {
         let pending =
             self.pushes.kept.iter().filter(|(_, push)| push.states.get(&no.0) == Some(&State::Pending));
         assert_eq!(tables.owed_len(no, usize::MAX), pending.clone().count());
-        let live = pending.filter(|(_, push)| push.withdrawn.is_none() && push.expires_at_ms > self.at_ms);
+        let live = pending.filter(|(_, push)| {
+            let is_replaced = push.collapsing().contains(&no.0);
+            push.withdrawn.is_none() && push.expires_at_ms > self.at_ms && !is_replaced
+        });
         let released = live.map(|(id, push)| (self.owed_as(*id, push, no.0), push));
         let mut expected: Vec<_> = released
             .filter(|((_, is_released), _)| *is_released)
@@ -160,6 +164,7 @@ impl Model {
         let found = tables.owed(no, PushId(0), PushId(u64::MAX), self.at_ms, usize::MAX);
         let found: Vec<_> = found.into_iter().map(|row| (row.push, row.qos0, row.expires_at_ms)).collect();
         assert_eq!(found, expected, "owed to {no}");
+        self.compare_owed_pages(tables, no, expected.iter().map(|row| row.0).collect());
         if let Some((middle, ..)) = expected.get(expected.len() / 2) {
             let page = tables.owed(no, *middle, PushId(u64::MAX), self.at_ms, 2);
             let rest = expected.iter().filter(|(id, ..)| id > middle).take(2);
@@ -167,6 +172,56 @@ impl Model {
                 page.iter().map(|row| row.push).collect::<Vec<_>>(),
                 rest.map(|row| row.0).collect::<Vec<_>>()
             );
+        }
+    }
+
+    /// What a terminal pulls, two at a time: everything, urgent pushes first, each priority in its order.
+    fn compare_owed_pages(&self, tables: &Tables, no: TerminalNo, mut expected: Vec<PushId>) {
+        expected.sort_by_key(|push| (!self.pushes.kept[&self.whole(*push)].urgent, *push));
+        let (mut after, mut pulled) = (After::default(), Vec::new());
+        loop {
+            let page = tables.owed_page(no, after, PushId(u64::MAX), self.at_ms, 2);
+            for row in &page {
+                assert_eq!(row.urgent, self.pushes.kept[&row.of].urgent);
+                *if row.urgent { &mut after.urgent } else { &mut after.ordinary } = row.push;
+                pulled.push(row.push);
+            }
+            if page.len() < 2 {
+                break;
+            }
+        }
+        assert_eq!(pulled, expected, "pulled by {no}");
+        if let Some((last, before)) = expected.split_last() {
+            let urgent = self.pushes.kept[&self.whole(*last)].urgent;
+            // Those that may not be handed out any more do not count.
+            let count = tables.owed_before(no, *last, urgent, usize::MAX);
+            assert!(count >= before.len(), "{no} gets {before:?} before {last}");
+        }
+    }
+
+    fn compare_collapses(&self, tables: &Tables) {
+        let marked: BTreeSet<_> = tables.collapses(usize::MAX).into_iter().collect();
+        assert_eq!(marked, self.pushes.marked);
+        let held = |(id, push): (&PushId, &Push)| (!push.collapsing().is_empty()).then_some(*id);
+        let held: Vec<_> = self.pushes.kept.iter().filter_map(held).collect();
+        assert_eq!(tables.collapsing_after(PushId(0), usize::MAX), held);
+        for (id, push) in &self.pushes.kept {
+            let collapsing: BTreeSet<_> = tables.collapsing(*id).0.iter().collect();
+            assert_eq!(collapsing, push.collapsing(), "in flight and replaced: {id}");
+            assert_eq!(tables.push(*id).unwrap().replaced_by, push.replaced_by);
+        }
+        for by in marked {
+            let told = tables.to_collapse(by, usize::MAX).unwrap();
+            let naive = self.replaces(by);
+            for (push, nos) in &told.replaced {
+                assert_eq!(nos.0.iter().collect::<BTreeSet<_>>(), naive[push], "{by} replaces {push}");
+            }
+            // Those the leader has been through are told again only where they are in flight.
+            let told: BTreeSet<_> = told.replaced.into_iter().map(|(push, _)| push).collect();
+            for (push, nos) in &naive {
+                let decided = self.pushes.kept[push].collapsing();
+                assert!(told.contains(push) || nos.is_subset(&decided), "{by} forgets {push}");
+            }
         }
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Pushes {
     pub(crate) waves: BTreeMap<PushId, Wave>,
     keys: BTreeMap<String, (u128, PushId, u64)>,
     pub(crate) last: u64,
+    /// With older ones to replace.
+    pub(crate) marked: BTreeSet<PushId>,
     /// No push before is kept; one less than in the tables, which begin at 1.
     oldest: u64,
 }
@@ -41,6 +43,11 @@ pub(crate) struct Push {
     pub(crate) states: BTreeMap<u32, State>,
     pub(crate) withdrawn: Option<Withdrawn>,
     pub(crate) expires_at_ms: u64,
+    pub(crate) urgent: bool,
+    pub(crate) collapse_key: Option<String>,
+    pub(crate) replaced_by: Option<PushId>,
+    /// Those for whom it was replaced while it was in flight; who is settled does not count any more.
+    collapsing: BTreeSet<u32>,
     pub(crate) settled_at_ms: Option<u64>,
     pub(crate) release: Option<Release>,
     size: u64,
@@ -57,6 +64,14 @@ impl Pushes {
         let pending = |push: &Push| push.states.values().filter(|state| **state == State::Pending).count();
         let broad = self.kept.values().filter(|push| push.states.len() > SMALL_AUDIENCE_MAX);
         broad.filter(|push| (1..=8).contains(&pending(push))).count()
+    }
+}
+
+impl Push {
+    /// Those for whom it is replaced, and who may have it in flight.
+    pub(crate) fn collapsing(&self) -> BTreeSet<u32> {
+        let is_pending = |no: &&u32| self.states.get(no) == Some(&State::Pending);
+        self.collapsing.iter().filter(is_pending).copied().collect()
     }
 }
 
@@ -153,6 +168,15 @@ impl Model {
             key,
             origin.is_none() || key.is_some(),
         );
+        if let Some(push) = self.pushes.kept.get_mut(&push) {
+            push.urgent = accept.options.urgent;
+            push.collapse_key.clone_from(&accept.options.collapse_key);
+        }
+        if accept.options.release.is_none()
+            || self.pushes.kept.get(&push).is_some_and(|p| p.release.is_none())
+        {
+            self.mark(push);
+        }
         if let Some(exchange) = &accept.exchange {
             self.take(exchange, push, len);
         }
@@ -196,9 +220,23 @@ impl Model {
             let (kind, size) = (message.kind, message.size() as u64);
             let expires_at_ms = begins_at_ms + ttl_ms;
             let key = key.map(|key| key.key.clone());
-            let (withdrawn, settled_at_ms) = (None, None);
-            let entry =
-                Push { kind, qos0, states, withdrawn, expires_at_ms, settled_at_ms, release, size, key };
+            let (withdrawn, settled_at_ms, urgent) = (None, None, false);
+            let (collapse_key, replaced_by, collapsing) = Default::default();
+            let entry = Push {
+                kind,
+                qos0,
+                states,
+                withdrawn,
+                expires_at_ms,
+                urgent,
+                collapse_key,
+                replaced_by,
+                collapsing,
+                settled_at_ms,
+                release,
+                size,
+                key,
+            };
             self.pushes.kept.insert(push, entry);
             self.settle(push, [], State::Delivered);
         } else if self.pushes.oldest() == push.0 {
@@ -273,14 +311,30 @@ impl Model {
             Outcome::Delivered => Some(State::Delivered),
             Outcome::Sent => Some(State::Sent),
             Outcome::Dropped(reason) => Some(State::Dropped(reason)),
-            Outcome::NotWritten => push.withdrawn.map(|why| why.state()),
+            Outcome::NotWritten => {
+                let replaced = push.collapsing();
+                let here = item.terminals.iter().map(|no| no.0);
+                let (replaced, others): (Vec<_>, Vec<_>) = here.partition(|no| replaced.contains(no));
+                let handed_out = self.handed_out(item.push);
+                let was_sent = |no: &&u32| handed_out.contains(no);
+                self.settle(
+                    item.push,
+                    replaced.iter().filter(was_sent).copied().collect::<Vec<_>>(),
+                    State::Sent,
+                );
+                self.settle(item.push, replaced, State::Collapsed);
+                if let Some(why) = self.pushes.kept[&self.whole(item.push)].withdrawn {
+                    self.settle(
+                        item.push,
+                        others.iter().filter(was_sent).copied().collect::<Vec<_>>(),
+                        State::Sent,
+                    );
+                    self.settle(item.push, others, why.state());
+                }
+                return;
+            }
         };
         if let Some(state) = state {
-            if item.outcome == Outcome::NotWritten {
-                let handed_out = self.handed_out(item.push);
-                let sent = item.terminals.iter().map(|no| no.0).filter(|no| handed_out.contains(no));
-                self.settle(item.push, sent.collect::<Vec<_>>(), State::Sent);
-            }
             self.settle(item.push, item.terminals.iter().map(|no| no.0), state);
         }
     }
@@ -311,13 +365,89 @@ impl Model {
         let pending = push.states.iter().filter(|(_, state)| **state == State::Pending);
         let is_in_flight = |no| in_flight.contains(TerminalNo(no)) && self.owed_as(id, push, no).1;
         let rest: Vec<_> = pending.map(|(no, _)| *no).filter(|no| !is_in_flight(*no)).collect();
-        let mut handed_out = self.handed_out(id);
-        for (wave, _) in self.pushes.waves.iter().filter(|(_, wave)| wave.push == id) {
-            handed_out.extend(self.handed_out(*wave));
-        }
-        let (sent, never): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| handed_out.contains(no));
+        let replaced = push.collapsing();
+        let handed_out = self.handed_out_all(id);
+        let (sent, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| handed_out.contains(no));
+        let (replaced, never): (Vec<_>, Vec<_>) = rest.into_iter().partition(|no| replaced.contains(no));
         self.settle(id, sent, State::Sent);
+        self.settle(id, replaced, State::Collapsed);
         self.settle(id, never, why.state());
+    }
+
+    /// Whom a connection handed it to, under any of its ids.
+    fn handed_out_all(&self, id: PushId) -> BTreeSet<u32> {
+        let waves = self.pushes.waves.iter().filter(|(_, wave)| wave.push == id).map(|(wave, _)| *wave);
+        waves.chain([id]).flat_map(|id| self.handed_out(id)).collect()
+    }
+
+    /// Whether something older with its key might be replaced.
+    fn mark(&mut self, id: PushId) {
+        let Some(push) = self.pushes.kept.get(&id) else { return };
+        let is_small = |push: &Push| push.states.len() <= SMALL_AUDIENCE_MAX;
+        let may_replace = |old: &Push| {
+            old.collapse_key == push.collapse_key
+                && old.settled_at_ms.is_none()
+                && (!is_small(push)
+                    || !is_small(old)
+                    || push.states.keys().any(|no| old.states.get(no) == Some(&State::Pending)))
+        };
+        let has_key = push.collapse_key.is_some() && !push.states.is_empty();
+        if has_key && self.pushes.kept.range(..id).any(|(_, old)| may_replace(old)) {
+            self.pushes.marked.insert(id);
+        }
+    }
+
+    /// What `by` replaces, and for whom.
+    pub(crate) fn replaces(&self, by: PushId) -> BTreeMap<PushId, BTreeSet<u32>> {
+        let Some(new) = self.pushes.kept.get(&by) else { return BTreeMap::new() };
+        let gets = |no: &u32| {
+            matches!(new.states.get(no), Some(State::Pending | State::Delivered | State::Sent))
+                && self.owed_as(by, new, *no).1
+        };
+        let older = self
+            .pushes
+            .kept
+            .range(..by)
+            .filter(|(_, old)| old.collapse_key == new.collapse_key && old.withdrawn.is_none());
+        let overlap = |(id, old): (&PushId, &Push)| {
+            let pending = old.states.iter().filter(|(_, state)| **state == State::Pending);
+            (*id, pending.map(|(no, _)| *no).filter(gets).collect::<BTreeSet<_>>())
+        };
+        older.map(overlap).filter(|(_, nos)| !nos.is_empty()).collect()
+    }
+
+    pub(crate) fn collapse(
+        &mut self,
+        by: PushId,
+        pushes: &[(PushId, TerminalSet)],
+        released: u64,
+        more: bool,
+    ) -> Applied {
+        let of = |push: &Push| push.release.as_ref().map_or(0, |release| release.released);
+        let is_stale = self.pushes.kept.get(&by).is_some_and(|push| of(push) != released);
+        if !self.pushes.marked.contains(&by) || is_stale {
+            return Applied::Done;
+        }
+        let replaces = self.replaces(by);
+        for (id, in_flight) in pushes {
+            let Some(nos) = replaces.get(id) else { continue };
+            let handed_out = self.handed_out_all(*id);
+            let old = &self.pushes.kept[id];
+            let is_held = |no: &u32| in_flight.contains(TerminalNo(*no)) && self.owed_as(*id, old, *no).1;
+            let (held, free): (BTreeSet<u32>, BTreeSet<u32>) = nos.iter().copied().partition(is_held);
+            self.seen.replaced.0 += free.len();
+            self.seen.replaced.1 += held.len();
+            let (sent, never): (Vec<_>, Vec<_>) = free.into_iter().partition(|no| handed_out.contains(no));
+            self.settle(*id, sent, State::Sent);
+            self.settle(*id, never, State::Collapsed);
+            let old = self.pushes.kept.get_mut(id).unwrap();
+            old.replaced_by = old.replaced_by.max(Some(by));
+            old.collapsing.extend(held);
+        }
+        if !more {
+            self.pushes.marked.remove(&by);
+        }
+        Applied::Done
     }
 
     pub(crate) fn purge(&mut self, settled_before_ms: u64, limit: u32) -> Applied {

@@ -170,6 +170,9 @@ impl Model {
             self.seen.waves += 1;
             self.pushes.last += 1;
             self.pushes.waves.insert(PushId(self.pushes.last), Wave { push: id, part });
+            if self.pushes.kept[&id].collapse_key.is_some() {
+                self.pushes.marked.insert(id);
+            }
         }
     }
 }

@@ -89,7 +89,8 @@ impl Generator {
         self.from = None;
         let body = match self.rng.random_range(0..117) {
             0..24 => self.accept(),
-            24..46 => self.receipts(),
+            24..28 => self.collapse(),
+            28..46 => self.receipts(),
             46..56 => self.subscribe(),
             56..60 => CommandBody::Unsubscribe { holder: self.holder(), filters: vec![self.filter()] },
             60..69 => self.open(),
@@ -174,7 +175,7 @@ impl Generator {
         let (kind, is_publish) = (audience.kind(), audience == Audience::Topic);
         let online = audience.mentions_online().then(|| self.some_online());
         let publisher = self.rng.random_bool(0.5).then(|| self.no());
-        let idempotency = self.rng.random_ratio(1, 8).then(|| IdempotencyKey {
+        let idempotency = self.rng.random_ratio(1, 4).then(|| IdempotencyKey {
             key: format!("k{}", self.rng.random_range(0..6)),
             digest: self.rng.random_range(0..2),
         });
@@ -188,7 +189,14 @@ impl Generator {
             audience,
             online,
             ttl_ms: self.rng.random_range(0..3_000),
-            options: PushOptions { release: self.rng.random_ratio(1, 3).then(|| self.plan()) },
+            options: PushOptions {
+                urgent: self.rng.random_ratio(1, 3),
+                collapse_key: self
+                    .rng
+                    .random_ratio(1, 2)
+                    .then(|| format!("c{}", self.rng.random_range(0..3))),
+                release: self.rng.random_ratio(1, 3).then(|| self.plan()),
+            },
             retained_ttl_ms: self.retained_ttl_ms(),
             exchange,
             idempotency,
@@ -256,6 +264,20 @@ impl Generator {
             some.insert(self.no());
         }
         some
+    }
+
+    /// As the leader goes about it, a few at a time; now and then with what it knew before.
+    fn collapse(&mut self) -> CommandBody {
+        let marked = self.tables.collapses(9);
+        let by = marked.choose(&mut self.rng).copied().unwrap_or_else(|| self.push());
+        let limit = self.rng.random_range(1..6);
+        let found = self.tables.to_collapse(by, limit).unwrap_or_default();
+        let mut pushes = Vec::new();
+        for (push, nos) in &found.replaced {
+            let held = nos.iter().filter(|_| self.rng.random_ratio(1, 3)).collect();
+            pushes.push((*push, if self.rng.random_ratio(1, 3) { TerminalSet::new() } else { held }));
+        }
+        CommandBody::Collapse { by, pushes, released: found.released, next: found.next }
     }
 
     fn in_flight(&mut self, push: PushId) -> TerminalSet {

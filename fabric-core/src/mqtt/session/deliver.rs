@@ -9,7 +9,7 @@ use super::{
 };
 use crate::mqtt::{
     action::{Action, MessageHandle, Moment, Queued},
-    deliveries::{Feed, Origin},
+    deliveries::Origin,
     in_flight::Phase,
 };
 
@@ -79,7 +79,7 @@ impl<M: MessageHandle> Session<M> {
     /// The link to the leader is gone: no pull will be answered, no push comes.
     pub fn link_lost(&mut self) {
         if let Some((_, live)) = self.live_mut() {
-            live.deliveries.feed = Feed::Off;
+            live.deliveries.turn_off();
         }
     }
 
@@ -88,7 +88,7 @@ impl<M: MessageHandle> Session<M> {
     pub fn link_ready(&mut self, out: &mut Vec<Action<M>>) {
         let Some((_, live)) = self.live_mut() else { return };
         if live.no.is_some() {
-            live.deliveries.feed = Feed::Behind;
+            live.deliveries.fall_behind();
             live.pull(out);
         }
         if let Some(asks) = &mut live.asks {

@@ -9,7 +9,7 @@ use super::{Context, subscribe::Pending};
 use crate::mqtt::{
     action::{Action, Close, MessageHandle, Moment, RequestNo},
     aliases::Aliases,
-    deliveries::{Deliveries, Feed},
+    deliveries::Deliveries,
     held::Subscriptions,
     in_flight::Phase,
     inbound::Inbound,
@@ -71,7 +71,7 @@ impl<M: MessageHandle> Live<M> {
     ) -> Self {
         let mut deliveries = Deliveries::new(window);
         if bound.no.is_some() {
-            deliveries.feed = Feed::Behind;
+            deliveries.fall_behind();
         }
         Self {
             no: bound.no,

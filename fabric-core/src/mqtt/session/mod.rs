@@ -225,9 +225,9 @@ impl<M: MessageHandle> Session<M> {
         self.live().and_then(|live| live.session)
     }
 
-    /// The last push queued here: catching up continues after it.
+    /// The last ordinary push queued here.
     pub fn after(&self) -> PushId {
-        self.live().map_or(PushId(0), |live| live.deliveries.after)
+        self.live().map_or(PushId(0), |live| live.deliveries.after.ordinary)
     }
 
     /// Pushes handed to this connection and not settled: written and not acknowledged, and queued; with the shared

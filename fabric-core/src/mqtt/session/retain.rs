@@ -90,6 +90,7 @@ impl<M: MessageHandle> Live<M> {
                 dup: false,
                 expires_at_ms,
                 shared: None,
+                urgent: false,
             };
             self.deliveries.enqueue(Waiting { queued, qos, packet_id: None, origin });
         }

@@ -13,7 +13,6 @@ use super::{Changed, Context, Live, live::REQUESTS_MAX, retain::UPTO_NOW};
 use crate::{
     mqtt::{
         action::{Action, MessageHandle, Moment, RequestNo},
-        deliveries::Feed,
         held::Held,
         packet::{Codes, Packet, Subscribe, SubscribeFilter, Unsubscribe},
         reason::{self, CloseCause, Reason},
@@ -262,7 +261,7 @@ impl<M: MessageHandle> Live<M> {
     fn adopt(&mut self, changed: Changed) {
         self.session = Some(changed.session);
         if self.no.replace(changed.no).is_none() {
-            self.deliveries.feed = Feed::Behind;
+            self.deliveries.fall_behind();
         }
     }
 

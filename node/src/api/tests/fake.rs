@@ -11,7 +11,7 @@ use cluster_proto::{
 };
 use raft_store::{
     Applied, CommandBody, Positions, Refusal,
-    command::{AcceptPush, Quotas, SigningKey},
+    command::{AcceptPush, PushOptions, Quotas, SigningKey},
     receipts::{PageLimits, ReceiptCursor, ReceiptPage},
     tables::{AppRecord, WebhookRecord},
 };
@@ -130,6 +130,16 @@ impl Fake {
 
     pub(super) fn pushes(&self) -> usize {
         self.lock().pushes.len()
+    }
+
+    /// How the pushes are handed out.
+    pub(super) fn options(&self) -> Vec<PushOptions> {
+        self.lock().pushes.iter().map(|(push, ..)| push.options.clone()).collect()
+    }
+
+    /// Another node leads.
+    pub(super) fn step_down(&self) {
+        self.leadership.send_modify(|leadership| leadership.is_leader = false);
     }
 
     /// An edge has not told the leader yet whom it holds.
@@ -454,6 +464,7 @@ impl Control for Fake {
             topic,
             accepted_at_ms: 1,
             expires_at_ms: 1 + push.ttl_ms,
+            replaced_by: None,
             release: None,
         })
     }

@@ -1,5 +1,6 @@
 //! The API over tables in memory: real servers, real connections, and a control group that does what a test asks.
 
+mod batches;
 mod command_line;
 mod fake;
 mod forward;

@@ -68,6 +68,9 @@ impl Leader {
         if push.message.qos == Qos::AtMostOnce {
             self.settle_offline(push.push, &push.pending);
         }
+        if push.collapses {
+            self.collapse(push.of);
+        }
     }
 
     /// Each edge's live part of the audience; with an empty part where only best-effort subscribers match.
@@ -124,6 +127,7 @@ impl Leader {
             expires_at_ms: push.expires_at_ms,
             message: inline.map(|m| Message::clone(m)),
             targets,
+            urgent: push.urgent,
         };
         self.actions.push(Action::Deliver(link, Deliver::Push(delivery)));
     }
@@ -140,6 +144,8 @@ impl Leader {
             shown: false,
             qos0: self.tables.audience_qos0(push),
             expires_at_ms: record.expires_at_ms,
+            urgent: record.options.urgent,
+            collapses: false,
         };
         // The edge may well have the payload cached; it asks if not. Best-effort subscribers were shown it once.
         self.send_push(node, &again, targets, None);

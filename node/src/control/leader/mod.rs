@@ -17,6 +17,7 @@
 mod apps;
 mod bind;
 mod cluster;
+mod collapse;
 mod dispatch;
 mod edges;
 mod lanes;
@@ -155,7 +156,7 @@ pub(crate) enum Action {
     /// Send on a transient stream; dropped when that is full (QoS 0).
     Transient(LinkId, Transient),
     /// Propose, in the order of these actions; the answer comes back as [`Event::Applied`].
-    Propose(Token, Command),
+    Propose(Token, Box<Command>),
     /// Close the connection: the edge will resume.
     Close(LinkId),
 }
@@ -240,6 +241,8 @@ enum Waiting {
     /// A QoS 0 push is settled for those who are not online.
     Offline(PushId),
     Cancelled(PushId, oneshot::Sender<Result<Applied, ProposeError>>),
+    /// A part of what this push replaces.
+    Collapsed(PushId),
     /// A roll-out that went badly is recalled.
     Halted(PushId),
     /// Who was seen on this day.
@@ -262,6 +265,7 @@ enum Chore {
     ForgetHanded,
     SettleOffline,
     CountTotals,
+    Collapse,
     PurgeReceipts,
     RecordSeen,
     RemoveApps,
@@ -300,6 +304,10 @@ pub(crate) struct Leader {
     offline_upto: PushId,
     /// Being recalled: not handed to anybody from the moment it is decided who has it.
     withdrawing: BTreeSet<PushId>,
+    /// What replaces which pushes for whom, in proposals under way: not handed to those any more.
+    collapsing: BTreeMap<PushId, Vec<(PushId, TerminalSet)>>,
+    /// Where the next look for replaced pushes in flight begins.
+    replaced_from: PushId,
     /// The last push of the tables at the last rescan: by the next one it must have been dispatched.
     rescan_mark: PushId,
     binds: BTreeMap<(AppId, TerminalId), BindQueue>,
@@ -356,6 +364,8 @@ impl Leader {
             offline_from: PushId(0),
             offline_upto: dispatched,
             withdrawing: BTreeSet::new(),
+            collapsing: BTreeMap::new(),
+            replaced_from: PushId(0),
             rescan_mark: dispatched,
             binds: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -424,7 +434,7 @@ impl Leader {
         self.token_counter += 1;
         let token = Token(self.token_counter);
         self.waiting.insert(token, waiting);
-        self.actions.push(Action::Propose(token, command));
+        self.actions.push(Action::Propose(token, Box::new(command)));
     }
 
     fn handle_applied(&mut self, now: Now, token: Token, result: Result<Applied, ProposeError>) {
@@ -446,6 +456,7 @@ impl Leader {
                 }
             }
             Waiting::Cancelled(push, reply) => self.cancelled(push, reply, result),
+            Waiting::Collapsed(by) => self.collapsed(by, &result),
             Waiting::Halted(push) => {
                 self.chores.insert(Chore::RecallHalted, 0);
                 self.recalled(push, &result);

@@ -1,12 +1,14 @@
 //! Pages of what was committed before: pushes a terminal is owed, and retained messages.
 
 use cluster_proto::{
-    Epoch, PushId, TerminalNo,
+    Epoch, TerminalNo,
     limits::OWED_PER_PULL_MAX,
-    link::{Deliver, Outbound, OutboundStage, Owed, OwedPush, RefuseReason, RetainedAsk, SessionReplyBody},
+    link::{
+        After, Deliver, Outbound, OutboundStage, Owed, OwedPush, RefuseReason, RetainedAsk, SessionReplyBody,
+    },
 };
 
-use raft_store::tables::RetainedPage;
+use raft_store::tables::{OwedRow, RetainedPage};
 
 use super::{Action, Leader, LinkId, Now};
 
@@ -18,7 +20,7 @@ impl Leader {
         link: LinkId,
         no: TerminalNo,
         epoch: Epoch,
-        after: PushId,
+        after: After,
         max: u16,
     ) {
         let Some((edge, _)) = self.edge_of(link) else { return };
@@ -26,13 +28,17 @@ impl Leader {
             return; // an old binding's question
         }
         let limit = usize::from(max).min(OWED_PER_PULL_MAX);
-        let rows = self.tables.owed(no, after, self.dispatched, now.wall_ms, limit);
+        let rows = self.tables.owed_page(no, after, self.dispatched, now.wall_ms, limit);
         let live = rows.len() < limit;
         // What the session goes on with from an earlier connection is among them: it knows, and passes over it.
         let mut pushes = Vec::with_capacity(rows.len());
-        for row in rows.into_iter().filter(|row| !self.withdrawing.contains(&row.of)) {
+        for row in rows {
+            if self.is_taken_back(row.of, no) {
+                continue;
+            }
             let dup = self.handed.add_one(row.push, no);
-            pushes.push(OwedPush { push: row.push, expires_at_ms: row.expires_at_ms, qos0: row.qos0, dup });
+            let OwedRow { push, urgent, qos0, expires_at_ms, .. } = row;
+            pushes.push(OwedPush { push, expires_at_ms, qos0, dup, urgent });
         }
         self.set_live(no, epoch, live);
         self.actions.push(Action::Deliver(link, Deliver::Owed(Owed { no, epoch, pushes, live })));

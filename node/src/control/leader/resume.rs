@@ -99,7 +99,10 @@ impl Leader {
             return self.set_live(no, report.epoch, false); // it will pull
         }
         let rows = self.tables.owed(no, PushId(0), self.dispatched, now.wall_ms, OWED_PER_PULL_MAX);
-        let lacking = rows.iter().filter(|row| !in_flight.get(&row.push).is_some_and(|set| set.contains(no)));
+        let lacking = rows.iter().filter(|row| {
+            let has = in_flight.get(&row.push).is_some_and(|set| set.contains(no));
+            !has && !self.is_taken_back(row.of, no)
+        });
         if rows.len() < OWED_PER_PULL_MAX {
             for row in lacking {
                 missing.entry(row.push).or_default().insert(no);

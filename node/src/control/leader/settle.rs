@@ -48,6 +48,7 @@ impl Leader {
         self.chore(now, Chore::ExpireRetained, 0, Self::expire_retained);
         self.chore(now, Chore::ForgetHanded, FORGET_EVERY_MS, Self::forget_handed);
         self.chore(now, Chore::SettleOffline, 0, Self::settle_offline_pushes);
+        self.chore(now, Chore::Collapse, 0, Self::collapse_marked);
         self.chore(now, Chore::CountTotals, COUNT_EVERY_MS, Self::count_totals);
         self.chore(now, Chore::PurgeReceipts, PURGE_EVERY_MS, Self::purge_receipts);
         self.chore(now, Chore::RecordSeen, RECORD_EVERY_MS, Self::record_seen);
@@ -152,6 +153,7 @@ impl Leader {
         let is_last = pushes.len() < PUSHES_PER_CHORE;
         self.lost_from = pushes.last().copied().filter(|_| !is_last).unwrap_or_default();
         pushes.into_iter().for_each(|push| self.withdraw(push));
+        self.ask_again_about_replaced();
         self.check_absent_members();
     }
 
@@ -253,6 +255,11 @@ impl Leader {
         if !self.presence_is_whole() {
             return; // settle_lost comes back to it
         }
+        self.ask_about(push, &pending);
+    }
+
+    /// Asks the edges about those who are pending for a push that was taken back from them.
+    pub(super) fn ask_about(&mut self, push: PushId, pending: &TerminalSet) {
         let mut by_edge: BTreeMap<NodeId, TerminalSet> = BTreeMap::new();
         let (mut nowhere, mut unwritten) = (TerminalSet::new(), TerminalSet::new());
         for no in pending.iter() {

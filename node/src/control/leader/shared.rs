@@ -12,7 +12,7 @@ use cluster_proto::{
     link::{Deliver, OutboundStage, Receipt, Receipts, SharedDelivery, SharedInFlight, Step, Transient},
 };
 use fabric_core::link::shared::{Given, Want};
-use raft_store::{Command, CommandBody, effect::AcceptedPush};
+use raft_store::{Command, CommandBody, effect::AcceptedPush, tables::OwedRow};
 
 use super::{Action, Leader, LinkId, Now, Phase, Waiting};
 
@@ -47,9 +47,7 @@ impl Leader {
                 Want::Again(push) => {
                     let before = PushId(push.0.saturating_sub(1));
                     match self.tables.owed(group, before, push, now.wall_ms, 1).first() {
-                        Some(row) if !self.withdrawing.contains(&push) => {
-                            self.give(group, push, row.expires_at_ms);
-                        }
+                        Some(row) if !self.is_taken_back(row.of, group) => self.give(group, row),
                         _ => self.shared.drop_returned(group, push),
                     }
                 }
@@ -58,8 +56,8 @@ impl Leader {
                     let is_last = rows.len() < max;
                     let last = rows.last().map(|row| row.push);
                     for row in rows {
-                        if !self.withdrawing.contains(&row.push) {
-                            self.give(group, row.push, row.expires_at_ms);
+                        if !self.is_taken_back(row.of, group) {
+                            self.give(group, &row);
                         }
                     }
                     let upto = last.filter(|_| !is_last).unwrap_or(self.dispatched);
@@ -70,9 +68,9 @@ impl Leader {
         self.shared.set_ready(group);
     }
 
-    fn give(&mut self, group: TerminalNo, push: PushId, expires_at_ms: u64) {
-        if let Some(given) = self.shared.give(group, push) {
-            self.send_shared(group, push, given, expires_at_ms, None);
+    fn give(&mut self, group: TerminalNo, row: &OwedRow) {
+        if let Some(given) = self.shared.give(group, row.push) {
+            self.send_shared(group, row, given, None);
         }
     }
 
@@ -85,18 +83,14 @@ impl Leader {
             let node = self.presence.numbered(given.member).map(|binding| binding.edge);
             let is_new = node.is_some_and(|node| sent_to.insert(node));
             let message = is_new.then_some(&*push.message);
-            self.send_shared(group, push.push, given, push.expires_at_ms, message);
+            let AcceptedPush { push, of, urgent, expires_at_ms, .. } = *push;
+            let row = OwedRow { push, of, urgent, qos0: false, expires_at_ms };
+            self.send_shared(group, &row, given, message);
         }
     }
 
-    fn send_shared(
-        &mut self,
-        group: TerminalNo,
-        push: PushId,
-        given: Given,
-        expires_at_ms: u64,
-        message: Option<&Message>,
-    ) {
+    fn send_shared(&mut self, group: TerminalNo, row: &OwedRow, given: Given, message: Option<&Message>) {
+        let OwedRow { push, urgent, expires_at_ms, .. } = *row;
         let Given { member, granted, dup } = given;
         let Some(link) = self.link_of(member) else {
             // Not reached at the moment: another is tried.
@@ -105,7 +99,7 @@ impl Leader {
         self.handed.add_one(push, group);
         let message = message.filter(|m| m.payload.len() <= INLINE_PAYLOAD_LEN_MAX).cloned();
         let to = SharedInFlight { push, group, member };
-        let delivery = SharedDelivery { to, granted, expires_at_ms, dup, message };
+        let delivery = SharedDelivery { to, granted, expires_at_ms, dup, message, urgent };
         self.actions.push(Action::Deliver(link, Deliver::Shared(delivery)));
     }
 

@@ -88,7 +88,8 @@ impl Hub {
     }
 
     fn deliver_push(&mut self, delivery: PushDelivery) {
-        let PushDelivery { push, targets, targets_qos0, best_effort, expires_at_ms, message } = delivery;
+        let PushDelivery { push, targets, targets_qos0, best_effort, expires_at_ms, message, urgent } =
+            delivery;
         let message = match message {
             Some(message) => Some(self.keep(push, message)),
             None => self.cache.get(push),
@@ -110,6 +111,7 @@ impl Hub {
                 best_effort,
                 expires_at_ms,
                 message: message.clone(),
+                urgent,
             };
             self.deliver(shard, ShardDelivery::Push(part));
         }
@@ -124,9 +126,9 @@ impl Hub {
     }
 
     fn owed_part(&mut self, shard: u16, owed: OwedPush) -> OwedPart {
-        let OwedPush { push, expires_at_ms, qos0, dup } = owed;
+        let OwedPush { push, expires_at_ms, qos0, dup, urgent } = owed;
         let message = self.message(push, shard);
-        OwedPart { push, expires_at_ms: self.link.local_ms(expires_at_ms), qos0, dup, message }
+        OwedPart { push, expires_at_ms: self.link.local_ms(expires_at_ms), qos0, dup, message, urgent }
     }
 
     fn deliver_withdraw(&mut self, push: PushId, targets: &TerminalSet) {
@@ -144,14 +146,14 @@ impl Hub {
     }
 
     fn deliver_shared(&mut self, delivery: SharedDelivery) {
-        let SharedDelivery { to, granted, expires_at_ms, dup, message } = delivery;
+        let SharedDelivery { to, granted, expires_at_ms, dup, message, urgent } = delivery;
         let message = message.map(|message| self.keep(to.push, message));
         let Some(shard) = self.bindings.conn_of(to.member).map(|conn| conn.shard) else {
             return self.link.receipt(to.push, Outcome::NotWritten, to.group);
         };
         let message = message.or_else(|| self.message(to.push, shard));
         let expires_at_ms = self.link.local_ms(expires_at_ms);
-        let part = SharedPart { to, granted, expires_at_ms, dup, message };
+        let part = SharedPart { to, granted, expires_at_ms, dup, message, urgent };
         self.deliver(shard, ShardDelivery::Shared(part));
     }
 

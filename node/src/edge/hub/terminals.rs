@@ -243,7 +243,8 @@ impl Hub {
         };
         let shared = (bound.no != Some(target)).then_some(Shared { group: target, granted });
         let expires_at_ms = expires_at_ms.map(|expires| self.link.local_ms(expires));
-        Queued { push, message, qos0: false, dup: true, expires_at_ms, shared }
+        // What was begun has its place already.
+        Queued { push, message, qos0: false, dup: true, expires_at_ms, shared, urgent: false }
     }
 
     /// Nobody wants this binding. CONNACK was never sent, so there is no will to publish.

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use cluster_proto::{
-    AppId, Message, PushId, Qos, TerminalId, TerminalNo, Will,
-    link::{AppReceipts, ExchangeStep, Inbound, RetainedAsk, Step},
+    AppId, Message, Qos, TerminalId, TerminalNo, Will,
+    link::{After, AppReceipts, ExchangeStep, Inbound, RetainedAsk, Step},
 };
 use fabric_core::mqtt::{
     Action, Close, CloseCause, Credentials, Grant, Incoming, Matching, MessageHandle as _, Moment, Relay,
@@ -220,7 +220,7 @@ impl Shard {
         self.tell_hub(ToHub::Step { conn, request, step });
     }
 
-    fn pull(&mut self, slot: u32, after: PushId, max: u16) {
+    fn pull(&mut self, slot: u32, after: After, max: u16) {
         let Some(no) = self.no_of(slot) else { return };
         let Some(epoch) = self.connections.get(slot as usize).and_then(|connection| connection.epoch) else {
             return;

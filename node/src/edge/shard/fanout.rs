@@ -56,6 +56,7 @@ impl Shard {
             dup: false,
             expires_at_ms: part.expires_at_ms,
             shared: None,
+            urgent: part.urgent,
         };
         self.with_session(slot, |session, at, out| session.handle_push(at, queued, out));
     }
@@ -76,6 +77,7 @@ impl Shard {
             dup: owed.dup,
             expires_at_ms: Some(owed.expires_at_ms),
             shared: None,
+            urgent: owed.urgent,
         });
         self.with_session(slot, |session, at, out| session.handle_owed(at, queued, live, out));
     }
@@ -94,8 +96,8 @@ impl Shard {
 
     /// The session answers NotWritten if it cannot take it.
     fn deliver_shared(&mut self, part: SharedPart) {
-        let SharedPart { to: SharedInFlight { push, group, member }, granted, expires_at_ms, dup, message } =
-            part;
+        let SharedPart { to, granted, expires_at_ms, dup, message, urgent } = part;
+        let SharedInFlight { push, group, member } = to;
         let Some(slot) = self.by_no.get(&member).copied() else {
             return self.tell_hub(ToHub::Receipt(push, Outcome::NotWritten, group));
         };
@@ -103,7 +105,8 @@ impl Shard {
             self.await_payload(push, slot);
         }
         let shared = Some(Shared { group, granted });
-        let queued = Queued { push, message, qos0: false, dup, expires_at_ms: Some(expires_at_ms), shared };
+        let expires_at_ms = Some(expires_at_ms);
+        let queued = Queued { push, message, qos0: false, dup, expires_at_ms, shared, urgent };
         self.with_session(slot, |session, at, out| session.handle_push(at, queued, out));
     }
 

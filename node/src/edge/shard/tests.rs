@@ -135,6 +135,7 @@ async fn what_was_queued_without_a_lease_is_handed_out_when_there_is_one() {
         qos0: false,
         dup: false,
         message: Some(Outgoing::new(message)),
+        urgent: false,
     };
     let page = ShardDelivery::Owed { no: NO, epoch: EPOCH, pushes: vec![push], live: true };
     shard.handle(ToShard::Deliver(link, page));

@@ -151,7 +151,13 @@ impl Log {
             .range(PushId(after.0 + 1)..)
             .filter(|push| !in_flight.contains(push))
             .take(usize::from(max))
-            .map(|push| OwedPush { push: *push, expires_at_ms: wall_ms() + 60_000, qos0: false, dup: false })
+            .map(|push| OwedPush {
+                push: *push,
+                expires_at_ms: wall_ms() + 60_000,
+                qos0: false,
+                dup: false,
+                urgent: false,
+            })
             .collect();
         let live = pushes.len() < usize::from(max);
         if live {

@@ -128,6 +128,7 @@ impl FakeLeader {
                 best_effort,
                 expires_at_ms: wall_ms() + 60_000,
                 message: inline.then_some(message),
+                urgent: false,
             }
         });
         let push = delivery.push;
@@ -139,7 +140,8 @@ impl FakeLeader {
     pub(crate) fn share(&self, to: SharedInFlight, message: Message) {
         self.with(|log| drop(log.messages.insert(to.push, message.clone())));
         let (granted, expires_at_ms) = (message.qos, wall_ms() + 60_000);
-        let delivery = SharedDelivery { to, granted, expires_at_ms, dup: false, message: Some(message) };
+        let delivery =
+            SharedDelivery { to, granted, expires_at_ms, dup: false, message: Some(message), urgent: false };
         self.order(Order::Deliver(Deliver::Shared(delivery)));
     }
 

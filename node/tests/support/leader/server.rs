@@ -132,7 +132,7 @@ impl Server {
                 SessionReplyBody::Changed { no, session: SessionId(1), index: 1 }
             }
             SessionRequestBody::Pull { no, epoch, after, max } => {
-                let page = self.log().page(no, epoch, after, max);
+                let page = self.log().page(no, epoch, after.ordinary, max);
                 return link.deliver.send(&Deliver::Owed(page)).await.ok();
             }
             SessionRequestBody::Retained(ask) => {

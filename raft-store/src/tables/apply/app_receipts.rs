@@ -22,7 +22,7 @@ pub(super) fn record(txn: &mut Txn<'_>, receipts: &AppReceipts) -> Result<Applie
         let reported = push.report(txn, &terminal, receipts.what)?;
         known += reported.known;
         if !reported.gained.is_empty() {
-            push.close(txn);
+            push.close(txn)?;
         }
     }
     Ok(Applied::Reported { known })

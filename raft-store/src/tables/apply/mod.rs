@@ -90,6 +90,9 @@ fn body(txn: &mut Txn<'_>, origin: Option<&Origin>, body: CommandBody) -> Result
         CommandBody::PublishWills { limit } => sessions::publish_wills(txn, limit),
         CommandBody::ExpireRetained { limit } => retained::expire(txn, limit),
         CommandBody::Nothing => Ok(Applied::Done),
+        CommandBody::Collapse { by, pushes, released, next } => {
+            pushes::collapse(txn, by, &pushes, released, next)
+        }
         CommandBody::ReleasePushes { limit } => pushes::release(txn, limit),
         CommandBody::HoldPush { app, push } => pushes::hold(txn, app, push),
         CommandBody::ResumePush { app, push } => pushes::resume(txn, app, push),

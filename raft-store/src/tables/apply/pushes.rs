@@ -1,18 +1,18 @@
 //! The end of pushes: expired, cancelled, purged.
 
-use cluster_proto::{AppId, PushId, TerminalSet};
+use cluster_proto::{AppId, PushId, TerminalNo, TerminalSet};
 
 use crate::{
     Applied, Effect, Refusal,
     tables::{
-        GROUP, apps,
+        GROUP, apps, collapse,
         db::Read as _,
         error::StoreError,
         keys, numbers, owed,
         push::PushSets,
         release,
         txn::Txn,
-        value::{AudienceRow, Withdrawn},
+        value::{AudienceRow, CollapseRow, Withdrawn},
     },
 };
 
@@ -20,7 +20,7 @@ pub(super) fn expire(txn: &mut Txn<'_>, pushes: &[(PushId, TerminalSet)]) -> Res
     for (push, in_flight) in pushes {
         let Some(mut push) = PushSets::open(txn, *push)? else { continue };
         push.withdraw(txn, Withdrawn::Expired, &in_flight.0)?;
-        push.close(txn);
+        push.close(txn)?;
     }
     Ok(Applied::Done)
 }
@@ -37,7 +37,37 @@ pub(super) fn cancel(
     if sets.row.settled_at_ms.is_none() {
         sets.withdraw(txn, Withdrawn::Cancelled, &in_flight.0)?;
         txn.effects.push(Effect::Cancelled(sets.id));
-        sets.close(txn);
+        sets.close(txn)?;
+    }
+    Ok(Applied::Done)
+}
+
+/// `by` replaces older pushes with its collapse key; `pushes` with whom each is in flight to.
+pub(super) fn collapse(
+    txn: &mut Txn<'_>,
+    by: PushId,
+    pushes: &[(PushId, TerminalSet)],
+    released: u64,
+    next: Option<(TerminalNo, PushId)>,
+) -> Result<Applied, StoreError> {
+    let mark = txn.read::<CollapseRow>(&keys::collapse(by))?;
+    if mark.is_none_or(|mark| mark.released != released) {
+        return Ok(Applied::Done); // it was done before, or more of it was released meanwhile
+    }
+    if let Some(new) = PushSets::open(txn, by)? {
+        let gets = collapse::gets(txn, &new)?;
+        for (push, in_flight) in pushes.iter().filter(|(push, _)| *push < by) {
+            let Some(mut old) = PushSets::open(txn, *push)? else { continue };
+            let same_key = old.row.options.collapse_key == new.row.options.collapse_key;
+            if same_key && old.row.app == new.row.app && old.row.settled_at_ms.is_none() {
+                old.collapse(txn, by, &gets, &in_flight.0)?;
+                old.close(txn)?;
+            }
+        }
+    }
+    match next {
+        Some(next) => txn.put(keys::collapse(by), &CollapseRow { after: Some(next), released }),
+        None => txn.delete(keys::collapse(by)),
     }
     Ok(Applied::Done)
 }
@@ -70,7 +100,7 @@ pub(super) fn hold(txn: &mut Txn<'_>, app: AppId, push: PushId) -> Result<Applie
         return Ok(Applied::Refused(Refusal::NoRelease(push)));
     };
     release::hold(txn, &mut sets);
-    sets.close(txn);
+    sets.close(txn)?;
     Ok(Applied::Done)
 }
 
@@ -79,7 +109,7 @@ pub(super) fn resume(txn: &mut Txn<'_>, app: AppId, push: PushId) -> Result<Appl
         return Ok(Applied::Refused(Refusal::NoRelease(push)));
     };
     release::resume(txn, &mut sets)?;
-    sets.close(txn);
+    sets.close(txn)?;
     Ok(Applied::Done)
 }
 

@@ -1,10 +1,5 @@
 //! Receipts and steps of QoS 2 exchanges: what edges, and for QoS 0 the leader, witnessed.
 
-use cluster_proto::{
-    Outcome, State,
-    link::{ExchangeStep, Origin, Receipt},
-};
-
 use crate::{
     Applied,
     tables::{
@@ -16,6 +11,10 @@ use crate::{
         txn::Txn,
         value::{ReceiptCount, Stored as _},
     },
+};
+use cluster_proto::{
+    Outcome, State,
+    link::{ExchangeStep, Origin, Receipt},
 };
 
 /// Bytes of deltas removed by one command: they are read for it.
@@ -30,14 +29,12 @@ pub(super) fn record(
     for receipt in items {
         // Purged: nobody asks any more.
         let Some(mut push) = PushSets::open(txn, receipt.push)? else { continue };
-        let Some(state) = state(receipt.outcome, &push) else { continue };
-        if receipt.outcome == Outcome::NotWritten {
-            // Not on this connection, but on the one before it.
-            let handed_out = exchanges::handed_out(txn, receipt.push)? & &receipt.terminals.0;
-            push.settle(txn, &handed_out, State::Sent)?;
+        match state(receipt.outcome) {
+            Some(state) => push.settle(txn, &receipt.terminals.0, state)?,
+            None if !not_written(txn, &mut push, receipt)? => continue,
+            None => {}
         }
-        push.settle(txn, &receipt.terminals.0, state)?;
-        push.close(txn);
+        push.close(txn)?;
     }
     // Only edges have connections.
     if let Some(origin) = origin {
@@ -48,14 +45,33 @@ pub(super) fn record(
     Ok(Applied::Done)
 }
 
-/// The state an outcome means. *Not written* of a push that was not withdrawn leaves it pending.
-fn state(outcome: Outcome, push: &PushSets) -> Option<State> {
+/// The state an outcome means, where that does not depend on the push.
+fn state(outcome: Outcome) -> Option<State> {
     match outcome {
         Outcome::Delivered => Some(State::Delivered),
         Outcome::Sent => Some(State::Sent),
         Outcome::Dropped(reason) => Some(State::Dropped(reason)),
-        Outcome::NotWritten => push.row.withdrawn.map(|why| why.state()),
+        Outcome::NotWritten => None,
     }
+}
+
+/// *Not written* of a push that is neither withdrawn nor replaced for the terminal leaves it pending: then nothing
+/// changes.
+fn not_written(txn: &mut Txn<'_>, push: &mut PushSets, receipt: &Receipt) -> Result<bool, StoreError> {
+    let terminals = &receipt.terminals.0;
+    let replaced = push.collapsing(txn)? & terminals;
+    let decided = if push.row.withdrawn.is_some() { terminals.clone() } else { replaced.clone() };
+    if decided.is_empty() {
+        return Ok(false);
+    }
+    // Not on this connection, but on the one before it.
+    let handed_out = exchanges::handed_out(txn, receipt.push)? & &decided;
+    push.settle(txn, &handed_out, State::Sent)?;
+    push.settle(txn, &replaced, State::Collapsed)?;
+    if let Some(why) = push.row.withdrawn {
+        push.settle(txn, &decided, why.state())?;
+    }
+    Ok(true)
 }
 
 /// Removes the oldest deltas of streams that are too old or too many.

@@ -3,6 +3,7 @@
 mod apps;
 mod binds;
 mod cluster;
+mod collapse;
 mod dispatch;
 mod edges;
 mod lanes;

@@ -8,7 +8,7 @@ use super::*;
 const IDS: [&str; 4] = ["tv-1", "tv-2", "tv-3", "tv-4"];
 
 fn planned(plan: ReleasePlan) -> CommandBody {
-    let options = PushOptions { release: Some(plan) };
+    let options = PushOptions { release: Some(plan), ..PushOptions::default() };
     CommandBody::AcceptPush(AcceptPush { options, ..accept(terminals(&IDS), Qos::AtLeastOnce) })
 }
 
@@ -205,7 +205,8 @@ fn a_qos_0_wave_is_dropped_for_whoever_is_offline() {
     let nos = w.register(&IDS);
     let a = w.link_edge(1);
     w.online(a, "tv-1");
-    let options = PushOptions { release: Some(ReleasePlan { not_before_ms: 0, pace: Pace::PerSecond(2) }) };
+    let release = Some(ReleasePlan { not_before_ms: 0, pace: Pace::PerSecond(2) });
+    let options = PushOptions { release, ..PushOptions::default() };
     let body = AcceptPush { options, ..accept(terminals(&IDS), Qos::AtMostOnce) };
     let push = push(&mut w, CommandBody::AcceptPush(body));
     let offline = State::Dropped(cluster_proto::DropReason::Offline);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cluster_proto::{
     MessageProperties,
     link::{
-        Bind, Bound, Hello, Owed, PushDelivery, Receipt, SessionReplyBody, SessionRequestBody,
+        After, Bind, Bound, Hello, Owed, PushDelivery, Receipt, SessionReplyBody, SessionRequestBody,
         SharedDelivery, SharedInFlight, Subscribe, Subscription, Unacknowledged, Unbind, Unsubscribe,
         WillFate,
     },
@@ -150,10 +150,10 @@ impl World {
                     Action::Transient(link, frame) => self.record(link, Sent::Transient(frame)),
                     Action::Close(link) => self.record(link, Sent::Closed),
                     Action::Propose(token, command) if self.commits => {
-                        let applied = self.commit(command);
+                        let applied = self.commit(*command);
                         self.leader.handle(self.now, Event::Applied(token, Ok(applied)));
                     }
-                    Action::Propose(token, command) => self.held.push((token, command)),
+                    Action::Propose(token, command) => self.held.push((token, *command)),
                 }
             }
         }
@@ -341,6 +341,7 @@ impl World {
     }
 
     pub(super) fn pull(&mut self, link: LinkId, no: TerminalNo, epoch: Epoch, after: PushId) -> Owed {
+        let after = After { ordinary: after, ..After::default() };
         self.request(link, SessionRequestBody::Pull { no, epoch, after, max: 64 });
         let page = self.find(link, |sent| match sent {
             Sent::Deliver(Deliver::Owed(owed)) => Some(owed.clone()),
