@@ -458,6 +458,7 @@ impl Model {
             let push = self.pushes.kept.remove(&id).unwrap();
             push.key.map(|key| self.pushes.keys.remove(&key));
             self.pushes.waves.retain(|_, wave| wave.push != id);
+            self.pushes.marked.remove(&id);
             self.seen.purged += 1;
         }
         let oldest = self.pushes.kept.first_key_value().map_or(self.pushes.last + 1, |(id, _)| id.0);

@@ -128,9 +128,9 @@ impl Generator {
             107 => CommandBody::HoldPush { app: AppId::DEFAULT, push: self.push() },
             108 => CommandBody::ResumePush { app: AppId::DEFAULT, push: self.push() },
             // Draws nothing.
-            109 if self.index.is_multiple_of(2) => CommandBody::PurgeReceipts {
-                before_ms: self.at_ms.saturating_sub(9_000),
-                bytes_max: 9_000,
+            109 | 116 => CommandBody::PurgeReceipts {
+                before_ms: self.at_ms.saturating_sub(6_000),
+                bytes_max: 6_000,
                 limit: 30,
             },
             110 | 111 => self.update(),

@@ -131,6 +131,10 @@ pub(super) fn remove(txn: &mut Txn<'_>, id: PushId) -> Result<(), StoreError> {
         txn.delete(keys::idempotency(push.row.app, key));
     }
     apps::count_bytes(txn, push.row.app, -(push.row.size as i64))?;
+    if push.keyed().is_some() {
+        // A mark that the leader did not come to: there is nobody left to replace anything for.
+        txn.delete(keys::collapse(id));
+    }
     txn.delete(keys::payload(id));
     txn.delete(keys::push(id));
     Ok(())
