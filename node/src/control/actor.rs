@@ -129,7 +129,7 @@ impl Actor {
                     events.drain(..).for_each(|event| self.link_event(event));
                 }
                 Some(effect) = self.effects.recv() => self.effect(effect),
-                Some(question) = self.questions.recv() => self.handle(Event::Ask(question)),
+                Some(question) = self.questions.recv() => self.ask(question),
                 completed = next_completed(&mut self.leading) => match completed {
                     Completed::Proposals(answers) => self.answered(answers),
                     Completed::Confirmation(Some(at_ms)) => self.handle(Event::Confirmed(at_ms)),
@@ -153,6 +153,17 @@ impl Actor {
     fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: wall.as_millis() as u64 }
+    }
+
+    fn ask(&mut self, question: Question) {
+        match question {
+            // Certainly not done; a question that is dropped later may be.
+            Question::Cancel(_, _, reply) if self.leading.is_none() => {
+                // A caller that left needs no answer.
+                let _ = reply.send(Err(ProposeError::NotLeader { leader: None }));
+            }
+            question => self.handle(Event::Ask(question)),
+        }
     }
 
     fn follow_leadership(&mut self) {
@@ -286,6 +297,10 @@ fn size(command: &Command) -> usize {
             sets + steps.len() * 32
         }
         CommandBody::RecordSeen { terminals, .. } => terminals.0.serialized_size(),
+        CommandBody::CancelPush { in_flight, .. } => 256 + in_flight.0.serialized_size(),
+        CommandBody::Collapse { pushes, .. } => {
+            pushes.iter().map(|(_, set)| 64 + set.0.serialized_size()).sum()
+        }
         CommandBody::ExpirePushes { pushes } => pushes.iter().map(|(_, set)| set.0.serialized_size()).sum(),
         CommandBody::RecordAppReceipts(receipts) => receipts.size(),
         _ => 256,

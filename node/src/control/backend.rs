@@ -87,7 +87,7 @@ impl Control for ControlHandle {
         self.connected_to(app).await
     }
 
-    async fn kick(&self, app: AppId, id: &TerminalId) -> bool {
+    async fn kick(&self, app: AppId, id: &TerminalId) -> Option<bool> {
         self.disconnect(app, id, UnbindReason::Kicked).await
     }
 

@@ -76,15 +76,19 @@ impl ControlHandle {
         self.ask(|reply| Question::Holding(app, terminal.clone(), push, reply)).await.unwrap_or_default()
     }
 
-    /// Ends a terminal's connection; says whether it was online.
-    pub async fn disconnect(&self, app: AppId, terminal: &TerminalId, reason: UnbindReason) -> bool {
-        self.ask(|reply| Question::Kick(app, terminal.clone(), reason, reply)).await.unwrap_or(false)
+    /// Ends a terminal's connection; says whether it was online. `None`: nobody knows yet where it is.
+    pub async fn disconnect(&self, app: AppId, terminal: &TerminalId, reason: UnbindReason) -> Option<bool> {
+        self.ask(|reply| Question::Kick(app, terminal.clone(), reason, reply)).await
     }
 
     /// Recalls a push: settles at once whoever does not hold it; the others' edges are asked.
     pub async fn cancel_push(&self, app: AppId, push: PushId) -> Result<Applied, ProposeError> {
-        let answer = self.ask(|reply| Question::Cancel(app, push, reply)).await;
-        answer.unwrap_or(Err(ProposeError::NotLeader { leader: None }))
+        let (reply, answer) = oneshot::channel();
+        if self.actor.questions.send(Question::Cancel(app, push, reply)).await.is_err() {
+            return Err(ProposeError::Stopped);
+        }
+        // Leadership was lost with it: it may have been proposed.
+        answer.await.unwrap_or(Err(ProposeError::Unknown))
     }
 
     /// Charges a push to its app; else, for how many milliseconds it must wait. Elsewhere than on the leader nothing is

@@ -177,6 +177,11 @@ pub(crate) fn len(tables: &impl Read, no: TerminalNo, limit: usize) -> Result<us
     Ok(len)
 }
 
+/// The push of a row, if that is of a wave: a push with a plan has many rows in a block, and is settled once.
+pub(crate) fn whole_of(key: &[u8], value: &OwedValue) -> Result<PushId, StoreError> {
+    value.wave.map_or_else(|| push_of(key), |wave| Ok(wave.push))
+}
+
 pub(crate) fn push_of(key: &[u8]) -> Result<PushId, StoreError> {
     keys::push_of(key).ok_or_else(|| StoreError::damaged("owed key", key))
 }

@@ -455,6 +455,32 @@ impl Tables {
         })
     }
 
+    /// The app of a push, and its own id, if it was asked for by that of a wave.
+    pub fn whole_push(&self, push: PushId) -> Option<(AppId, PushId)> {
+        self.ask_push(push, |_, push| Ok((push.row.app, push.id)))
+    }
+
+    /// Who must still get a push, by the ids under which it was handed out; without those it is not released to.
+    pub fn pending_by_id(&self, push: PushId) -> Vec<(PushId, TerminalSet)> {
+        self.ask_push(push, |view, push| {
+            let pending = push.whole(view, State::Pending)?;
+            if push.row.release.is_none() {
+                return Ok(vec![(push.id, TerminalSet(pending))]);
+            }
+            // Read once, not once for each wave.
+            let parts = Waves::of(view, push)?
+                .iter()
+                .map(|(id, slice)| (*id, slice.of(&pending)))
+                .collect::<Vec<_>>();
+            Ok(parts
+                .into_iter()
+                .filter(|(_, part)| !part.is_empty())
+                .map(|(id, part)| (id, TerminalSet(part)))
+                .collect())
+        })
+        .unwrap_or_default()
+    }
+
     /// The ids under which a push was handed out: its own, or those of its waves.
     pub fn dispatched_as(&self, push: PushId) -> Vec<PushId> {
         self.ask_push(push, |view, push| match push.row.release {

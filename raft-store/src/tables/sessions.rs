@@ -247,8 +247,8 @@ fn settle(txn: &mut Txn<'_>, terminals: &RoaringBitmap, find: Find, state: State
 
 fn all_pushes(txn: &Txn<'_>, prefix: &Key) -> Result<Vec<PushId>, StoreError> {
     let mut pushes = Vec::new();
-    txn.scan_prefix(prefix, &mut |key, _| {
-        pushes.push(owed::push_of(key)?);
+    txn.scan_prefix(prefix, &mut |key, bytes| {
+        pushes.push(owed::whole_of(key, &OwedValue::decode(key, bytes)?)?);
         Ok(true)
     })?;
     Ok(pushes)
@@ -258,8 +258,9 @@ fn all_pushes(txn: &Txn<'_>, prefix: &Key) -> Result<Vec<PushId>, StoreError> {
 fn topic_pushes(txn: &Txn<'_>, prefix: &Key) -> Result<Vec<PushId>, StoreError> {
     let mut pushes = Vec::new();
     txn.scan_prefix(prefix, &mut |key, bytes| {
-        if OwedValue::decode(key, bytes)?.topic {
-            pushes.push(owed::push_of(key)?);
+        let value = OwedValue::decode(key, bytes)?;
+        if value.topic {
+            pushes.push(owed::whole_of(key, &value)?);
         }
         Ok(true)
     })?;

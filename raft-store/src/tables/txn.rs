@@ -113,7 +113,11 @@ impl<'a> Txn<'a> {
 
     /// Like `put` of a key that certainly does not exist.
     pub(crate) fn insert<T: Stored>(&mut self, key: Key, value: &T) {
-        let fresh = !matches!(self.slice.get(&key), Some(Change::Delete));
+        // What was deleted before it may still be in the database.
+        let is_gone = |change: Option<&Change>| {
+            matches!(change, Some(Change::Delete | Change::Set(_) | Change::Filter(_)))
+        };
+        let fresh = !is_gone(self.entry.get(&key)) && !is_gone(self.slice.get(&key));
         self.entry.insert(key, Change::Put { bytes: value.encode(), fresh });
     }
 

@@ -105,6 +105,18 @@ impl Leader {
         }
     }
 
+    /// Forgets a binding under a number that is nobody's any more. Its edge tells again whom it holds, and is told to let
+    /// this one go.
+    fn let_go(&mut self, now: Now, who: &Who, Binding { edge, epoch, .. }: Binding) {
+        self.presence.unbind(who, epoch);
+        if let Who::Numbered(no) = who {
+            self.set_bound(edge, *no, false);
+            self.member_disconnected(now, *no, edge, false);
+        }
+        let link = self.edges.get(&edge).and_then(|edge| edge.link);
+        self.actions.extend(link.map(Action::Close));
+    }
+
     /// Ends the connection of a terminal that is gone, and forgets it.
     fn send_off(&mut self, now: Now, who: Who, terminal: &TerminalId, binding: Binding) {
         let Binding { app, edge, epoch, .. } = binding;
@@ -132,8 +144,9 @@ impl Leader {
                     Who::Named(_, id) => Some(id.clone()),
                     Who::Numbered(no) => self.tables.terminal_by_no(*no).map(|record| record.id),
                 };
-                if let Some(id) = id {
-                    self.send_off(now, who, &id, binding);
+                match id {
+                    Some(id) => self.send_off(now, who, &id, binding),
+                    None => self.let_go(now, &who, binding),
                 }
             }
             return;

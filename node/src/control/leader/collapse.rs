@@ -1,13 +1,15 @@
 //! Collapse keys: who has an older push in flight is known here, so the leader says of whom it is taken back at once and
 //! who is asked. The tables keep what is to be done, and who is being asked: both are found again by chores.
 
-use cluster_proto::{PushId, State, TerminalNo, TerminalSet};
+use cluster_proto::{PushId, TerminalNo, TerminalSet};
 use raft_store::{Applied, Command, CommandBody, ProposeError};
 
 use super::{Leader, Now, Waiting};
 
 /// Rows of the index that one command goes through.
 const ROWS_PER_COLLAPSE: usize = 256;
+/// Bytes of who has older pushes in flight in one command, unless it is one push: fewer rows otherwise.
+const COLLAPSE_LEN_MAX: usize = 512 * 1024;
 /// Marked pushes looked at in one chore.
 const MARKED_PER_CHORE: usize = 64;
 /// Pushes asked about in one chore.
@@ -19,10 +21,18 @@ impl Leader {
         if self.collapsing.contains_key(&by) || !self.presence_is_whole() {
             return; // under way, or found again by the chore
         }
-        let Some(found) = self.tables.to_collapse(by, ROWS_PER_COLLAPSE) else { return };
         let in_flight =
             |(push, nos): &(PushId, TerminalSet)| (*push, TerminalSet(self.in_flight(*push).0 & &nos.0));
-        let pushes = found.replaced.iter().map(in_flight).collect();
+        let mut rows = ROWS_PER_COLLAPSE;
+        let (found, pushes) = loop {
+            let Some(found) = self.tables.to_collapse(by, rows) else { return };
+            let pushes: Vec<_> = found.replaced.iter().map(in_flight).collect();
+            let len: usize = pushes.iter().map(|(_, set)| set.0.serialized_size()).sum();
+            if len <= COLLAPSE_LEN_MAX || rows == 1 {
+                break (found, pushes);
+            }
+            rows = (rows / 4).max(1);
+        };
         self.collapsing.insert(by, found.replaced);
         let body = CommandBody::Collapse { by, pushes, released: found.released, next: found.next };
         self.propose(Command::own(body), Waiting::Collapsed(by));
@@ -66,8 +76,7 @@ impl Leader {
         if set.is_empty() || !self.presence_is_whole() {
             return;
         }
-        for id in self.tables.dispatched_as(push) {
-            let pending = self.tables.targets(id, State::Pending).unwrap_or_default();
+        for (id, pending) in self.tables.pending_by_id(push) {
             self.ask_about(id, &TerminalSet(pending.0 & &set.0));
         }
     }

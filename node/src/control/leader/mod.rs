@@ -484,7 +484,10 @@ impl Leader {
                 let _ = reply.send(self.online());
             }
             Question::Kick(app, terminal, reason, reply) => {
-                let _ = reply.send(self.kick(app, &terminal, reason));
+                // Left without an answer while edges have not told whom they hold.
+                if self.presence_is_whole() {
+                    let _ = reply.send(self.kick(app, &terminal, reason));
+                }
             }
             Question::Cancel(app, push, reply) => self.cancel(app, push, reply),
             Question::Holding(app, terminal, push, reply) => {

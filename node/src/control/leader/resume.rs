@@ -73,6 +73,14 @@ impl Leader {
         if report.no.is_some_and(is_gone) || !self.tables.has_app(report.app) {
             return self.unbind(link, report, UnbindReason::Deleted);
         }
+        let is_its = |no: TerminalNo| {
+            let record = self.tables.terminal_by_no(no);
+            record.is_some_and(|record| record.app == report.app && record.id == report.terminal)
+        };
+        if report.no.is_some_and(|no| !is_its(no)) {
+            // A number it was lent, and that is somebody else's by now: it gets the right one when it connects again.
+            return self.unbind(link, report, UnbindReason::TakenOver);
+        }
         let who = report.no.map_or_else(|| self.who(report.app, &report.terminal), Who::Numbered);
         let binding = Binding { app: report.app, edge: node, epoch: report.epoch, live: report.live };
         match self.presence.bind(who.clone(), binding) {

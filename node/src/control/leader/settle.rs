@@ -11,7 +11,7 @@ use cluster_proto::{
     AppId, NodeId, Outcome, PushId, State, TerminalNo, TerminalSet,
     link::{Deliver, Receipt},
 };
-use raft_store::{Applied, Command, CommandBody, ProposeError, tables::Counts};
+use raft_store::{Applied, Command, CommandBody, ProposeError, Refusal, tables::Counts};
 use tokio::sync::oneshot;
 
 use super::{Action, Chore, Leader, Now, Waiting, apps::REMOVE_EVERY_MS, seen::RECORD_EVERY_MS};
@@ -203,6 +203,11 @@ impl Leader {
             let _ = reply.send(Err(ProposeError::NotLeader { leader: None }));
             return;
         }
+        // Nothing is kept back before it is known whose push it is. By its own id: that of a wave means all of it.
+        let Some((_, push)) = self.tables.whole_push(push).filter(|(of, _)| *of == app) else {
+            let _ = reply.send(Ok(Applied::Refused(Refusal::UnknownPush(push))));
+            return;
+        };
         self.withdrawing.insert(push);
         let body = CommandBody::CancelPush { app, push, in_flight: self.in_flight(push) };
         self.propose(Command::own(body), Waiting::Cancelled(push, reply));
@@ -243,19 +248,15 @@ impl Leader {
 
     /// Asks the edges about everyone who is still pending for a withdrawn push.
     pub(super) fn withdraw(&mut self, push: PushId) {
-        self.tables.dispatched_as(push).into_iter().for_each(|id| self.withdraw_as(id));
-    }
-
-    /// The same of what was handed out under one id.
-    fn withdraw_as(&mut self, push: PushId) {
-        let Some(pending) = self.tables.targets(push, State::Pending) else { return };
-        if pending.is_empty() {
-            return self.handed.forget(push);
+        let pending: BTreeMap<_, _> = self.tables.pending_by_id(push).into_iter().collect();
+        for id in self.tables.dispatched_as(push) {
+            match pending.get(&id).filter(|pending| !pending.is_empty()) {
+                None => self.handed.forget(id),
+                // Otherwise settle_lost comes back to it.
+                Some(pending) if self.presence_is_whole() => self.ask_about(id, pending),
+                Some(_) => {}
+            }
         }
-        if !self.presence_is_whole() {
-            return; // settle_lost comes back to it
-        }
-        self.ask_about(push, &pending);
     }
 
     /// Asks the edges about those who are pending for a push that was taken back from them.

@@ -27,7 +27,8 @@ pub(super) fn step(txn: &mut Txn<'_>, app: AppId, limit: u32) -> Result<Applied,
     let (Some(removal), 1..) = (row.removal, limit) else { return Ok(Applied::Done) };
     let limit = limit as usize;
     let next = match removal {
-        Removal::Terminals => remove_terminals(txn, app, limit)?,
+        // Each may be owed thousands of pushes, which are settled.
+        Removal::Terminals => remove_terminals(txn, app, limit.div_ceil(8))?,
         Removal::Pushes(after) => remove_pushes(txn, app, after, limit)?,
         Removal::Numbers(upto, no) => return_numbers(txn, app, (upto, no), limit)?,
         Removal::Rest => match remove_rest(txn, app, limit)? {

@@ -17,7 +17,9 @@ use cluster_proto::{
     AppId, Audience, Epoch, Incarnation, Message, NodeId, Outcome, PushId, PushKind, Qos, State, TerminalId,
     TerminalNo, TerminalSet, Will, limits::OWED_PER_PULL_MAX, link::*,
 };
-use raft_store::{Applied, Command, CommandBody, ProposeError, command::AcceptPush, tables::TablesOptions};
+use raft_store::{
+    Applied, Command, CommandBody, ProposeError, Refusal, command::AcceptPush, tables::TablesOptions,
+};
 use tokio::sync::oneshot;
 
 use super::*;

@@ -50,7 +50,7 @@ fn withdrawn_pushes_are_looked_at_in_turn() {
 }
 
 #[test]
-fn a_push_being_recalled_is_handed_to_nobody() {
+fn a_recall_of_what_is_not_there_or_another_s_holds_nothing_back() {
     let mut w = World::new();
     let nos = w.register(&["tv-1"]);
     let a = w.link_edge(1);
@@ -59,10 +59,35 @@ fn a_push_being_recalled_is_handed_to_nobody() {
     let next = PushId(w.tables.applied().last_push.0 + 1);
     let (reply, mut answer) = oneshot::channel();
     w.event(Event::Ask(Question::Cancel(APP, next, reply)));
-    let (token, cancel) = w.held.pop().expect("a proposal");
-    let accept = accept(terminals(&["tv-1"]), Qos::AtLeastOnce);
+    let refused = Ok(Applied::Refused(Refusal::UnknownPush(next)));
+    assert_eq!(answer.try_recv(), Ok(refused.clone()));
+    let push = w.push_to(&["tv-1"]);
+    assert_eq!((push, deliveries(&w.take(a)).len()), (next, 1));
+    let (reply, mut answer) = oneshot::channel();
+    w.event(Event::Ask(Question::Cancel(AppId(9), next, reply)));
+    assert_eq!(answer.try_recv(), Ok(refused));
+    assert!(w.held.is_empty() && w.state_has(push, State::Pending, nos[0]));
+}
+
+#[test]
+fn a_push_being_recalled_is_handed_to_nobody() {
+    let mut w = World::new();
+    let nos = w.register(&["tv-1"]);
+    let a = w.link_edge(1);
+    w.online(a, "tv-1");
+    w.commits = false;
     // Accepted before the recall, but the hint comes to the leader after it was asked.
-    w.commit(Command::own(CommandBody::AcceptPush(accept)));
+    let accept = accept(terminals(&["tv-1"]), Qos::AtLeastOnce);
+    let (_, effects) = w.commit_unseen(Command::own(CommandBody::AcceptPush(accept)));
+    let next = w.tables.applied().last_push;
+    let (reply, mut answer) = oneshot::channel();
+    w.event(Event::Ask(Question::Cancel(APP, next, reply)));
+    let (token, cancel) = w.held.pop().expect("a proposal");
+    for effect in effects {
+        if let raft_store::Effect::Accepted(push) = effect {
+            w.event(Event::Accepted(push));
+        }
+    }
     let applied = w.commit(cancel);
     w.event(Event::Applied(token, Ok(applied)));
     assert!(answer.try_recv().is_ok());
