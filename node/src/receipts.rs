@@ -85,12 +85,12 @@ impl<C: Control> Reader<C> {
                 return Ok(Some(told));
             }
             if let Some(mut row) = self.rows.pop_front() {
-                row.deltas.retain(|delta| self.kinds.is_empty() || self.kinds.contains(&delta.kind.code()));
-                if row.deltas.is_empty() {
+                if !row.deltas.iter().any(|delta| is_wanted(&self.kinds, delta)) {
                     self.place = row.next;
                 } else if self.expand {
                     self.naming = Some(Naming { row, delta: 0, rest: None, told: 0 });
                 } else {
+                    row.deltas.retain(|delta| is_wanted(&self.kinds, delta));
                     self.place = row.next;
                     return Ok(Some(self.whole(row)));
                 }
@@ -130,6 +130,12 @@ impl<C: Control> Reader<C> {
         let (mut deltas, mut room) = (Vec::new(), IDS_MAX);
         let skip = naming.row.place.skip();
         while let Some(delta) = naming.row.deltas.get(naming.delta).filter(|_| room > 0) {
+            if !is_wanted(&self.kinds, delta) {
+                // Counted, so that a place means the same whatever is wanted.
+                naming.told += if delta.kind == ReceiptKind::Accepted { 0 } else { delta.len };
+                naming.delta += 1;
+                continue;
+            }
             if delta.kind == ReceiptKind::Accepted {
                 if naming.told >= skip {
                     deltas.push(told(delta, delta.len));
@@ -175,6 +181,11 @@ impl<C: Control> Reader<C> {
         }
         Some(Told { next, index, at_ms, is_coalesced, began_at: self.began_at, deltas })
     }
+}
+
+/// Whether a delta is among the kinds to tell; none: all are.
+fn is_wanted(kinds: &[u8], delta: &ReceiptDelta) -> bool {
+    kinds.is_empty() || kinds.contains(&delta.kind.code())
 }
 
 fn told(delta: &ReceiptDelta, terminals: u64) -> ToldDelta {

@@ -104,8 +104,17 @@ impl Gate {
 
     /// The caller of a request, if it may do `scope`.
     pub fn allow<T>(&self, request: &Request<T>, scope: Scope) -> Result<Caller, Status> {
-        let headers = request.metadata().as_ref();
-        let caller = self.caller(headers, request.extensions())?;
+        self.allow_still(request.metadata().as_ref(), request.extensions(), scope)
+    }
+
+    /// The same of a call that lasts, looked at again: its token may have expired, its app may be deleted.
+    pub fn allow_still(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        scope: Scope,
+    ) -> Result<Caller, Status> {
+        let caller = self.caller(headers, extensions)?;
         self.check_app(&caller)?;
         if caller.may(scope) { Ok(caller) } else { Err(lacks(&caller, scope)) }
     }

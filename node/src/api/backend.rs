@@ -177,7 +177,7 @@ pub trait Control: Clone + Send + Sync + 'static {
     /// How many terminals of an app are connected.
     fn connected(&self, app: AppId) -> impl Future<Output = u64> + Send;
     /// Ends its connection; says whether there was one.
-    fn kick(&self, app: AppId, id: &TerminalId) -> impl Future<Output = bool> + Send;
+    fn kick(&self, app: AppId, id: &TerminalId) -> impl Future<Output = Option<bool>> + Send;
     /// The edges linked now.
     fn edges(&self) -> impl Future<Output = Vec<Edge>> + Send;
 

@@ -152,7 +152,7 @@ impl<C: Control> Services<C> {
                     Some(Ok(request)) => {
                         if looked_at.elapsed() >= CALLER_EVERY {
                             looked_at = Instant::now();
-                            match self.gate.caller(metadata.as_ref(), &extensions) {
+                            match self.gate.allow_still(metadata.as_ref(), &extensions, Scope::Push) {
                                 Ok(now) => caller = now,
                                 Err(status) => {
                                     end = Some(Err(status));

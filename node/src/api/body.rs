@@ -7,25 +7,57 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::timeout;
 use tonic::{Code, Status, body::Body};
+
+/// A request body of which nothing comes for so long is given up.
+const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// A whole request. Every method that takes one message fits, and it can be sent again to the next
 /// leader.
 pub(super) async fn collect(body: Body, limit: usize) -> Result<Bytes, Status> {
-    let collected = Limited::new(body, limit).collect().await;
-    collected.map(|body| body.to_bytes()).map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
+    whole(body, limit).await.map_err(|error| match error {
+        Incomplete::TooLarge => {
             Status::resource_exhausted(format!("the request is larger than {limit} bytes; split the call"))
-        } else {
-            Status::cancelled("the request was not sent completely")
         }
+        Incomplete::Cut => Status::cancelled("the request was not sent completely"),
     })
+}
+
+/// A request body that was not received.
+pub(super) enum Incomplete {
+    /// It is larger than allowed.
+    TooLarge,
+    /// It ended early, or nothing of it came for too long.
+    Cut,
+}
+
+/// A whole body of at most `limit` bytes.
+pub(super) async fn whole(body: Body, limit: usize) -> Result<Bytes, Incomplete> {
+    let mut body = Limited::new(body, limit);
+    let mut bytes = BytesMut::new();
+    loop {
+        let frame = timeout(BODY_PAUSE_MAX, body.frame()).await.map_err(|_| Incomplete::Cut)?;
+        match frame {
+            None => return Ok(bytes.freeze()),
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    bytes.extend_from_slice(data);
+                }
+            }
+            Some(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                return Err(Incomplete::TooLarge);
+            }
+            Some(Err(_)) => return Err(Incomplete::Cut),
+        }
+    }
 }
 
 /// Says whether any of a request's message left this node. Without its message no server can act on a call: so

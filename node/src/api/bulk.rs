@@ -10,7 +10,7 @@ use super::{Control, audience, server::Services, status, validate};
 /// Terminals whose labels one command changes.
 const UPDATED_AT_ONCE: usize = 10_000;
 /// Terminals one command deletes: each may have a session and be owed much.
-const DELETED_AT_ONCE: usize = 2_000;
+const DELETED_AT_ONCE: usize = 200;
 
 impl<C: Control> Services<C> {
     pub(super) async fn update_terminals(
@@ -83,7 +83,12 @@ impl<C: Control> Services<C> {
             };
             return Err(match all_changed {
                 0 => failed,
-                n => status::after(&format!("{n} terminals are {done}, call again for the rest"), &failed),
+                n => status::after(
+                    &format!(
+                        "{n} terminals are {done}; call again for the rest, by id without those that are not there any more"
+                    ),
+                    &failed,
+                ),
             });
         }
     }

@@ -182,7 +182,7 @@ impl Forward {
         let operator = is_operator(&parts.headers, &parts.extensions);
         let target = self.target.borrow().clone();
         // Who is nobody is told here: the leader's time and this node's memory are for callers.
-        if target != Target::Here && self.gate.has_keys() {
+        if self.gate.has_keys() {
             self.gate.caller(&parts.headers, &parts.extensions)?;
         }
         let local = parts.headers.contains_key(LOCAL_HEADER) || target == Target::Nowhere;

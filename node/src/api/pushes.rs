@@ -89,7 +89,7 @@ impl<C: Control> Pushes for Services<C> {
         caller.in_app(name)?;
         let (app, push) = (self.app(name).await?, PushId(request.push));
         match self.control.cancel(app, push).await.map_err(status::propose)? {
-            Applied::Done => self.status_of(app, push).await.map(Response::new),
+            Applied::Done => self.status_of(app, push).await.map(Response::new).map_err(status::done_but),
             other => Err(status::unexpected(&other)),
         }
     }
@@ -144,11 +144,16 @@ impl<C: Control> Pushes for Services<C> {
         request: Request<admin::ReceiptsRequest>,
     ) -> Result<Response<Self::ReceiptsStream>, Status> {
         let caller = self.gate.allow(&request, Scope::Read)?;
-        let request = request.into_inner();
-        let name = validate::app_name(&request.app);
-        caller.in_app(name)?;
-        let app = self.app(name).await?;
-        self.stream_receipts(app, request).await.map(Response::new)
+        let (metadata, extensions, request) = request.into_parts();
+        let name = validate::app_name(&request.app).to_owned();
+        caller.in_app(&name)?;
+        let app = self.app(&name).await?;
+        let (gate, control) = (self.gate.clone(), self.control.clone());
+        let still = move || {
+            gate.allow_still(metadata.as_ref(), &extensions, Scope::Read)?;
+            if control.app(&name) == Some(app) { Ok(()) } else { Err(status::no_app(&name)) }
+        };
+        self.stream_receipts(app, request, Box::new(still)).await.map(Response::new)
     }
 
     async fn list_targets(
@@ -195,7 +200,7 @@ impl<C: Control> Services<C> {
         caller.in_app(name)?;
         let (app, push) = (self.app(name).await?, PushId(request.push));
         match self.control.propose(command(app, push)).await.map_err(status::propose)? {
-            Applied::Done => self.status_of(app, push).await.map(Response::new),
+            Applied::Done => self.status_of(app, push).await.map(Response::new).map_err(status::done_but),
             other => Err(status::unexpected(&other)),
         }
     }

@@ -1,6 +1,6 @@
 //! `Pushes/Receipts`: the receipt stream of an app.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster_proto::{AppId, admin};
 use futures_util::stream::{BoxStream, StreamExt as _, unfold};
@@ -13,12 +13,18 @@ use crate::receipts::{GoingDown, Reader, Told};
 
 /// Once something happened, what follows is gathered for so long: a busy log wakes every stream only so often.
 const GATHER: Duration = Duration::from_millis(20);
+/// A stream outlives tokens and apps: its caller is looked at again this often.
+const CALLER_EVERY: Duration = Duration::from_secs(5);
+
+/// Whether the caller may still read what it reads.
+pub(super) type Still = dyn Fn() -> Result<(), Status> + Send + Sync;
 
 impl<C: Control> Services<C> {
     pub(super) async fn stream_receipts(
         &self,
         app: AppId,
         request: admin::ReceiptsRequest,
+        still: Box<Still>,
     ) -> Result<BoxStream<'static, Result<admin::ReceiptsResponse, Status>>, Status> {
         self.control.linearize().await.map_err(status::no_leader)?;
         let place = match request.cursor.as_str() {
@@ -36,6 +42,8 @@ impl<C: Control> Services<C> {
             positions: self.control.positions(),
             opening: Some(self.opening(app, place)),
             until: request.until_now.then_some(end),
+            still,
+            looked_at: Instant::now(),
             is_over: false,
         };
         Ok(unfold(stream, Stream::next).boxed())
@@ -79,6 +87,8 @@ struct Stream<C> {
     opening: Option<admin::ReceiptsResponse>,
     /// Ends before deltas of this log index.
     until: Option<u64>,
+    still: Box<Still>,
+    looked_at: Instant,
     is_over: bool,
 }
 
@@ -99,6 +109,10 @@ impl<C: Control> Stream<C> {
         loop {
             if !self.leadership.borrow().is_leader {
                 return Err(status::unavailable("the leader changed: call again with the last cursor"));
+            }
+            if self.looked_at.elapsed() >= CALLER_EVERY {
+                (self.still)()?;
+                self.looked_at = Instant::now();
             }
             // Marked before the tables are read, so that nothing in between is slept through.
             self.positions.borrow_and_update();
@@ -122,6 +136,7 @@ impl<C: Control> Stream<C> {
                 tokio::time::sleep(GATHER).await;
             }
             changed = self.leadership.changed() => changed.map_err(|_| gone())?,
+            () = tokio::time::sleep(CALLER_EVERY) => {}
         }
         Ok(())
     }

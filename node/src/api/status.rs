@@ -78,9 +78,21 @@ pub fn too_fast(wait_ms: u64) -> Status {
     ))
 }
 
-/// A call of many parts that ended in the middle; the parts before are done.
+/// A call of many parts that ended in the middle; the parts before are done. So it must not be taken for one of which
+/// nothing is.
 pub fn after(done: &str, status: &Status) -> Status {
-    Status::new(status.code(), format!("{done}; then: {}", status.message()))
+    match status.code() {
+        Code::Unavailable => unknown(&format!("{done}; then the leader was lost")),
+        code => Status::new(code, format!("{done}; then: {}", status.message())),
+    }
+}
+
+/// What was asked is done, but how it stands could not be read any more.
+pub fn done_but(status: Status) -> Status {
+    match status.code() {
+        Code::Unavailable => unknown("it is done, but the leader was lost before it could say how it stands"),
+        _ => status,
+    }
 }
 
 /// A refusal by the state machine.

@@ -144,6 +144,8 @@ impl<C: Control> Terminals for Services<C> {
         let (_, app, id) = self.one(request, Scope::Terminals).await?;
         // No check of registration: an anonymous client can be ended too.
         let was_online = self.control.kick(app, &id).await;
+        let was_online =
+            was_online.ok_or_else(|| status::unavailable("the leader does not know yet who is online"))?;
         Ok(Response::new(admin::KickResponse { was_online }))
     }
 

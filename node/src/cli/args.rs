@@ -317,7 +317,7 @@ pub(super) enum TerminalCommand {
 }
 
 /// What says something of one push.
-const PUSH_ARGS: [&str; 13] = [
+const PUSH_ARGS: [&str; 18] = [
     "to",
     "dry_run",
     "topic",
@@ -330,6 +330,11 @@ const PUSH_ARGS: [&str; 13] = [
     "user_properties",
     "urgent",
     "collapse_key",
+    "at",
+    "per_second",
+    "over",
+    "stages",
+    "halt",
     "idempotency_key",
 ];
 

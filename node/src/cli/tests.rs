@@ -67,6 +67,9 @@ fn every_documented_command_is_accepted() {
 #[test]
 fn wrong_usage_ends_with_status_2() {
     for line in [
+        "carillon push --batch pushes.jsonl --at 2026-12-24T18:00:00Z",
+        "carillon push --batch pushes.jsonl --stages 50%,100%",
+        "carillon push --to all --topic news --halt",
         "carillon",
         "carillon push --to all",
         "carillon push --to everyone --topic news",

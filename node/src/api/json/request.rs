@@ -1,10 +1,7 @@
 //! Path, query and body as the message of a method, by the JSON mapping of proto3.
 
-use std::time::Duration;
-
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Limited};
 use prost::Message as _;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage as _, Value};
 use tonic::{Status, body::Body};
@@ -13,10 +10,12 @@ use super::{
     answer::Refusal,
     routes::{Route, is_given},
 };
-use crate::api::{forward::REQUEST_LEN_MAX, validate::invalid};
+use crate::api::{
+    body::{self, Incomplete},
+    forward::REQUEST_LEN_MAX,
+    validate::invalid,
+};
 
-/// A body of which nothing comes for so long is given up.
-const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Objects in objects. The deepest request of ours has 35; protobuf itself refuses 100.
 const NESTED_MAX: usize = 64;
 /// What precedes a message on the wire: not compressed, and its length.
@@ -24,25 +23,10 @@ const PREFIX_LEN: usize = 5;
 
 /// A whole body, at most as large as a gRPC request may be.
 pub(super) async fn read(body: Body) -> Result<Bytes, Refusal> {
-    let mut body = Limited::new(body, REQUEST_LEN_MAX);
-    let mut bytes = BytesMut::new();
-    loop {
-        let Ok(frame) = tokio::time::timeout(BODY_PAUSE_MAX, body.frame()).await else {
-            return Err(invalid("the body was not sent completely").into());
-        };
-        match frame {
-            None => return Ok(bytes.freeze()),
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    bytes.extend_from_slice(data);
-                }
-            }
-            Some(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                return Err(Refusal::too_large(REQUEST_LEN_MAX));
-            }
-            Some(Err(_)) => return Err(invalid("the body was not sent completely").into()),
-        }
-    }
+    body::whole(body, REQUEST_LEN_MAX).await.map_err(|error| match error {
+        Incomplete::TooLarge => Refusal::too_large(REQUEST_LEN_MAX),
+        Incomplete::Cut => invalid("the body was not sent completely").into(),
+    })
 }
 
 /// The message of a call, framed as gRPC frames it.
@@ -57,6 +41,9 @@ pub(super) fn message(
         set(&mut message, field, value)?;
     }
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if name.split('.').count() > NESTED_MAX {
+            return Err(invalid(format!("a parameter leads more than {NESTED_MAX} deep")));
+        }
         set(&mut message, &name, &value)?;
     }
     let len = message.encoded_len();
@@ -109,7 +96,8 @@ fn nests_too_deep(json: &[u8]) -> bool {
     false
 }
 
-/// Sets what a path or query says; `name` may lead into messages: `properties.content_type`.
+/// Sets what a path or query says; `name` may lead into messages: `properties.content_type`. The caller has seen to it
+/// that it does not lead deep: what is built here is read by recursion.
 fn set(message: &mut DynamicMessage, name: &str, text: &str) -> Result<(), Status> {
     let Some((outer, rest)) = name.split_once('.') else { return set_scalar(message, name, text) };
     let field = field(&message.descriptor(), outer)?;
@@ -202,6 +190,17 @@ mod tests {
         })?;
         assert_eq!(framed[..PREFIX_LEN], [&[0][..], &(framed.len() as u32 - 5).to_be_bytes()].concat());
         Ok(T::decode(&framed[PREFIX_LEN..]).expect("a message"))
+    }
+
+    /// What is built of it is read, and dropped, by recursion.
+    #[test]
+    fn a_parameter_that_leads_deep_is_refused() {
+        let list = |depth: usize| {
+            let query = format!("audience.{}expression=all", "not.".repeat(depth));
+            read_as::<admin::ListTerminalsRequest>(Method::GET, "/v1/terminals", &query, "")
+        };
+        assert!(list(10).is_ok());
+        assert!(list(16_000).expect_err("refused").contains("64 deep"));
     }
 
     fn push(body: &str) -> Result<admin::PushRequest, String> {

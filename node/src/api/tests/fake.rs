@@ -361,8 +361,8 @@ impl Control for Fake {
         3
     }
 
-    async fn kick(&self, _: AppId, id: &TerminalId) -> bool {
-        id.as_str() == "online"
+    async fn kick(&self, _: AppId, id: &TerminalId) -> Option<bool> {
+        Some(id.as_str() == "online")
     }
 
     async fn edges(&self) -> Vec<Edge> {
