@@ -83,11 +83,7 @@ impl<C: Control> Pushes for Services<C> {
         &self,
         request: Request<admin::CancelRequest>,
     ) -> Result<Response<admin::StatusResponse>, Status> {
-        let caller = self.gate.allow(&request, Scope::Push)?;
-        let request = request.into_inner();
-        let name = validate::app_name(&request.app);
-        caller.in_app(name)?;
-        let (app, push) = (self.app(name).await?, PushId(request.push));
+        let (app, push) = self.named_push(request, Scope::Push, |asked| (asked.app, asked.push)).await?;
         match self.control.cancel(app, push).await.map_err(status::propose)? {
             Applied::Done => self.status_of(app, push).await.map(Response::new).map_err(status::done_but),
             other => Err(status::unexpected(&other)),
@@ -194,11 +190,7 @@ impl<C: Control> Services<C> {
         request: Request<admin::HoldRequest>,
         command: impl FnOnce(AppId, PushId) -> CommandBody,
     ) -> Result<Response<admin::StatusResponse>, Status> {
-        let caller = self.gate.allow(&request, Scope::Push)?;
-        let request = request.into_inner();
-        let name = validate::app_name(&request.app);
-        caller.in_app(name)?;
-        let (app, push) = (self.app(name).await?, PushId(request.push));
+        let (app, push) = self.named_push(request, Scope::Push, |asked| (asked.app, asked.push)).await?;
         match self.control.propose(command(app, push)).await.map_err(status::propose)? {
             Applied::Done => self.status_of(app, push).await.map(Response::new).map_err(status::done_but),
             other => Err(status::unexpected(&other)),
@@ -206,11 +198,21 @@ impl<C: Control> Services<C> {
     }
 
     async fn asked(&self, request: Request<admin::StatusRequest>) -> Result<(AppId, PushId), Status> {
-        let caller = self.gate.allow(&request, Scope::Read)?;
-        let request = request.into_inner();
-        let name = validate::app_name(&request.app);
+        self.named_push(request, Scope::Read, |asked| (asked.app, asked.push)).await
+    }
+
+    /// The push that a request names, if its caller may do `scope` in its app.
+    async fn named_push<T>(
+        &self,
+        request: Request<T>,
+        scope: Scope,
+        named: impl FnOnce(T) -> (String, u64),
+    ) -> Result<(AppId, PushId), Status> {
+        let caller = self.gate.allow(&request, scope)?;
+        let (name, push) = named(request.into_inner());
+        let name = validate::app_name(&name);
         caller.in_app(name)?;
-        Ok((self.app(name).await?, PushId(request.push)))
+        Ok((self.app(name).await?, PushId(push)))
     }
 
     pub(super) fn push_of(&self, app: AppId, push: PushId) -> Result<PushView, Status> {

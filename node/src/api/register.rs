@@ -216,5 +216,5 @@ impl<C: Control> Run<C> {
 }
 
 fn stop(item: u64, status: &Status) -> Stop {
-    Stop { item, code: status::code_name(status.code()), message: status.message().to_owned() }
+    Stop { item, code: status::code_name(status.code()).to_owned(), message: status.message().to_owned() }
 }

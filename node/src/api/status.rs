@@ -148,16 +148,34 @@ pub fn issue(error: &IssueError) -> Status {
     Status::internal("the signing key does not work; see the leader's log")
 }
 
+/// All codes: their names in `google.rpc.Code`, and the HTTP status of each.
+pub(super) const CODES: [(Code, &str, u16); 17] = [
+    (Code::Ok, "OK", 200),
+    (Code::Cancelled, "CANCELLED", 499),
+    (Code::Unknown, "UNKNOWN", 500),
+    (Code::InvalidArgument, "INVALID_ARGUMENT", 400),
+    (Code::DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
+    (Code::NotFound, "NOT_FOUND", 404),
+    (Code::AlreadyExists, "ALREADY_EXISTS", 409),
+    (Code::PermissionDenied, "PERMISSION_DENIED", 403),
+    (Code::ResourceExhausted, "RESOURCE_EXHAUSTED", 429),
+    (Code::FailedPrecondition, "FAILED_PRECONDITION", 400),
+    (Code::Aborted, "ABORTED", 409),
+    (Code::OutOfRange, "OUT_OF_RANGE", 400),
+    (Code::Unimplemented, "UNIMPLEMENTED", 501),
+    (Code::Internal, "INTERNAL", 500),
+    (Code::Unavailable, "UNAVAILABLE", 503),
+    (Code::DataLoss, "DATA_LOSS", 500),
+    (Code::Unauthenticated, "UNAUTHENTICATED", 401),
+];
+
+pub(super) fn row(code: Code) -> (Code, &'static str, u16) {
+    CODES.into_iter().find(|(known, ..)| *known == code).unwrap_or((Code::Unknown, "UNKNOWN", 500))
+}
+
 /// As the documentation and other tools write it.
-pub fn code_name(code: Code) -> String {
-    let mut name = String::new();
-    for c in format!("{code:?}").chars() {
-        if c.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(c.to_ascii_uppercase());
-    }
-    name
+pub fn code_name(code: Code) -> &'static str {
+    row(code).1
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use rustls::{
 };
 
 use super::{batch::Post, sign::Secret};
-use crate::transport::provider;
+use crate::{api::forward::chain, transport::provider};
 
 const URL_LEN_MAX: usize = 2_048;
 /// Of an answer, so that its connection can be used again; one with more is closed.
@@ -137,22 +137,12 @@ impl Client {
             .header("webhook-signature", secret.sign(&post.id, now, &post.body))
             .body(Full::new(post.body.clone()))
             .map_err(|error| error.to_string())?;
-        let answer = self.inner.request(request).await.map_err(|error| causes(&error))?;
+        let answer = self.inner.request(request).await.map_err(|error| chain(&error))?;
         let status = answer.status();
         // Whatever it says: only the connection is of interest.
         drop(Limited::new(answer.into_body(), ANSWER_LEN_MAX).collect().await);
         Ok(status)
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use tonic::{Code, Status, body::Body};
 
 use super::routes::Route;
-use crate::api::forward::REQUEST_LEN_MAX;
+use crate::api::{forward::REQUEST_LEN_MAX, status};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// One JSON object a line.
@@ -203,39 +203,10 @@ fn check(headers: &HeaderMap) -> Result<(), Status> {
 }
 
 fn error(status: &Status) -> Bytes {
-    let error = serde_json::json!({ "code": code_name(status.code()), "message": status.message() });
+    let error = serde_json::json!({ "code": status::code_name(status.code()), "message": status.message() });
     serde_json::json!({ "error": error }).to_string().into()
 }
 
-/// All codes: their names in `google.rpc.Code`, and the HTTP status of each.
-pub(super) const CODES: [(Code, &str, u16); 17] = [
-    (Code::Ok, "OK", 200),
-    (Code::Cancelled, "CANCELLED", 499),
-    (Code::Unknown, "UNKNOWN", 500),
-    (Code::InvalidArgument, "INVALID_ARGUMENT", 400),
-    (Code::DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
-    (Code::NotFound, "NOT_FOUND", 404),
-    (Code::AlreadyExists, "ALREADY_EXISTS", 409),
-    (Code::PermissionDenied, "PERMISSION_DENIED", 403),
-    (Code::ResourceExhausted, "RESOURCE_EXHAUSTED", 429),
-    (Code::FailedPrecondition, "FAILED_PRECONDITION", 400),
-    (Code::Aborted, "ABORTED", 409),
-    (Code::OutOfRange, "OUT_OF_RANGE", 400),
-    (Code::Unimplemented, "UNIMPLEMENTED", 501),
-    (Code::Internal, "INTERNAL", 500),
-    (Code::Unavailable, "UNAVAILABLE", 503),
-    (Code::DataLoss, "DATA_LOSS", 500),
-    (Code::Unauthenticated, "UNAUTHENTICATED", 401),
-];
-
-fn row(code: Code) -> (Code, &'static str, u16) {
-    CODES.into_iter().find(|(known, ..)| *known == code).unwrap_or((Code::Unknown, "UNKNOWN", 500))
-}
-
-fn code_name(code: Code) -> &'static str {
-    row(code).1
-}
-
 fn http_status(code: Code) -> StatusCode {
-    StatusCode::from_u16(row(code).2).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    StatusCode::from_u16(status::row(code).2).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost_reflect::{EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
-use super::{
-    answer::CODES,
-    routes::{Route, Routes},
-};
+use super::routes::{Route, Routes};
+use crate::api::status;
 
 /// Name of the schema of every error.
 const ERROR: &str = "Error";
@@ -205,7 +203,7 @@ impl Schemas {
     }
 
     fn finish(mut self) -> BTreeMap<String, Value> {
-        let codes: Vec<_> = CODES.iter().skip(1).map(|(_, name, _)| *name).collect();
+        let codes: Vec<_> = status::CODES.iter().skip(1).map(|(_, name, _)| *name).collect();
         let error = json!({
             "type": "object",
             "required": ["error"],
